@@ -1,0 +1,1 @@
+"""The sites and what stands on them: lab, object stores, PostgreSQL, faults."""

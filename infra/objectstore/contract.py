@@ -1,0 +1,66 @@
+"""What zaibei asks of an object store, and the small print.
+
+- Any method may raise `Unreachable`. A `create` that raised may or may not have happened: the caller
+  creates again and takes `AlreadyThere` with the same bytes for success.
+- Keys are never overwritten through this contract: `create` is the only way in, and it has one winner.
+- Removing what is not there is not an error: retries must be safe.
+- Reads check what was written: a store that returns other bytes than it was given raises `Damage`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from zaibei.kernel.errors import ZaibeiError
+
+
+class AlreadyThere(ZaibeiError):
+    """`create` found a current version under the key."""
+
+
+class NotThere(ZaibeiError):
+    """`read` or `stat` found nothing under the key (or only a delete marker)."""
+
+
+class Locked(ZaibeiError):
+    """The store refused to remove or shorten what is under retention. That is its job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    key: str
+    size_bytes: int
+    version: str | None
+    modified: datetime
+    retain_until: datetime | None = None
+
+
+class ObjectStore(Protocol):
+    """One bucket (and prefix) as one identity. Thread-safe."""
+
+    @property
+    def name(self) -> str:
+        """For people: `site-b/zaibei-vault`."""
+
+    def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
+        """Write a new key; return its version id. Raises AlreadyThere, never overwrites.
+
+        With `retain_until` the object is under COMPLIANCE retention from its first moment.
+        """
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes: ...
+
+    def stat(self, key: str) -> Stat: ...
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        """Current versions in key order (UTF-8 bytes), lazily, a page at a time."""
+
+    def remove(self, key: str, *, version: str | None = None) -> None:
+        """With `version` that version for good; without it a delete marker where versions are kept.
+
+        Raises Locked.
+        """
+
+    def retain(self, key: str, *, until: datetime, version: str | None = None) -> None:
+        """Extend COMPLIANCE retention. Raises Locked when `until` would shorten it."""

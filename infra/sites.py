@@ -1,0 +1,147 @@
+"""How to reach what was provisioned: one record for a stack, written by the lab (or for real hosts by
+the inventory) and read by everybody who talks to a site.
+
+Passwords are not in it: `Secret` names a file that only its owner can read.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from zaibei.kernel.errors import Missing
+from zaibei.kernel.state import state_dir, write_atomic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    file: Path
+
+    def reveal(self) -> str:
+        return self.file.read_text().strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreAccess:
+    """An S3 endpoint of a site and the identities zaibei may use there, by role.
+
+    Roles: `admin` (buckets, policies), `business` (read, write), `writer` (backup: create and read, no
+    delete), `deleter` (gc), `auditor` (read only).
+    """
+
+    endpoint: str  # https://10.77.0.11:8333
+    region: str
+    keys: dict[str, tuple[str, Secret]]  # role -> (access key id, secret key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteAccess:
+    name: str
+    address: str
+    store: StoreAccess
+    postgres_port: int  # the member itself
+    primary_port: int  # HAProxy: whoever is the writer now
+    replica_port: int  # HAProxy: a reader
+    patroni_url: str  # https, mutual TLS for unsafe verbs
+    etcd_url: str
+    entry_url: str  # https: the public door of the site
+    exporter_url: str
+    ssh_port: int = 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackAccess:
+    """Everything a client outside the sites needs."""
+
+    stack: str
+    operator_address: str  # where clients of the lab call from
+    ca_file: Path  # the one CA of the stack
+    client_cert: Path  # operator's certificate, for Patroni's unsafe verbs and etcd
+    client_key: Path
+    ssh_key: Path
+    ssh_known_hosts: Path
+    sites: tuple[SiteAccess, ...]
+    passwords: dict[str, Secret]  # PostgreSQL role -> password
+
+    def site(self, name: str) -> SiteAccess:
+        return next(s for s in self.sites if s.name == name)
+
+    def primary_dsn(self, *, user: str, database: str) -> str:
+        """libpq conninfo of whoever is the writer, through every site's door, without the password.
+
+        The doors are tried in order; `tcp_user_timeout` bounds a silent drop.
+        """
+        return self._dsn([s.primary_port for s in self.sites], user=user, database=database)
+
+    def member_dsn(self, site: str, *, user: str, database: str) -> str:
+        """One member itself, whatever its role."""
+        s = self.site(site)
+        return self._dsn([s.postgres_port], user=user, database=database, hosts=[s.address])
+
+    def password(self, user: str) -> str:
+        return self.passwords[user].reveal()
+
+    def _dsn(
+        self, ports: list[int], *, user: str, database: str, hosts: list[str] | None = None
+    ) -> str:
+        names = hosts or [s.address for s in self.sites]
+        parts = {
+            "host": ",".join(names),
+            "port": ",".join(str(p) for p in ports),
+            "user": user,
+            "dbname": database,
+            "sslmode": "verify-ca",
+            "sslrootcert": str(self.ca_file),
+            "connect_timeout": "3",
+            "tcp_user_timeout": "5000",
+            "keepalives_idle": "5",
+            "keepalives_interval": "2",
+            "keepalives_count": "3",
+        }
+        return " ".join(f"{k}={v}" for k, v in parts.items())
+
+
+def access_file() -> Path:
+    return state_dir() / "lab" / "access.json"
+
+
+def save(access: StackAccess, path: Path | None = None) -> None:
+    write_atomic(
+        path or access_file(),
+        json.dumps(asdict(access), default=str, indent=2, ensure_ascii=False),
+        mode=0o600,
+    )
+
+
+def load(path: Path | None = None) -> StackAccess:
+    source = path or access_file()
+    try:
+        raw = json.loads(source.read_text())
+    except FileNotFoundError as gone:
+        raise Missing(
+            f"no provisioned stack: {source} is not there", hint="zaibei lab up"
+        ) from gone
+
+    def secret(d: dict[str, str]) -> Secret:
+        return Secret(file=Path(d["file"]))
+
+    sites = tuple(
+        SiteAccess(
+            **{
+                **s,
+                "store": StoreAccess(
+                    endpoint=s["store"]["endpoint"],
+                    region=s["store"]["region"],
+                    keys={r: (k, secret(v)) for r, (k, v) in s["store"]["keys"].items()},
+                ),
+            }
+        )
+        for s in raw["sites"]
+    )
+    paths = ("ca_file", "client_cert", "client_key", "ssh_key", "ssh_known_hosts")
+    return StackAccess(
+        stack=raw["stack"],
+        operator_address=raw["operator_address"],
+        sites=sites,
+        passwords={u: secret(p) for u, p in raw["passwords"].items()},
+        **{p: Path(raw[p]) for p in paths},
+    )

@@ -1,0 +1,146 @@
+"""What the terminal sees: JSON on stdout, progress and errors on stderr."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from zaibei.kernel.errors import ZaibeiError
+
+talk = Console(stderr=True, highlight=False)
+_EVERY_S = 5.0  # without a terminal: a line at most this often
+
+
+def plain(value: Any) -> Any:
+    """Types to JSON: durations as seconds, times as RFC 3339."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {k: plain(v) for k, v in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def emit(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False), flush=True)
+
+
+def complain(error: ZaibeiError) -> None:
+    word = {2: "usage", 3: "invalid", 4: "refused", 5: "missing"}.get(error.exit_code, "error")
+    talk.print(f"[bold red]{word}:[/] ", end="")
+    talk.print(error.message, markup=False)
+    for hint in error.hints:
+        talk.print("[cyan]hint:[/] ", end="")
+        talk.print(hint, markup=False)
+
+
+class Lines:
+    """Progress for logs and pipes: a line a step, and one every few seconds inside it."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._last = 0.0
+        self._what = ""
+
+    def step(self, what: str) -> None:
+        self._what = what
+        self._say(what)
+
+    def done(self, amount: int, total: int | None = None, *, unit: str = "") -> None:
+        if time.monotonic() - self._last >= _EVERY_S:
+            of = f" of {total}" if total else ""
+            self._say(f"{self._what}: {amount}{of} {unit}".rstrip())
+
+    def note(self, what: str) -> None:
+        self._say(what)
+
+    def _say(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(f"[{self._last - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *gone: object) -> None: ...
+
+
+class Bar:
+    """Progress for a terminal: a bar with an ETA; finished steps stay as lines with their time."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[amount]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=talk,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._what = ""
+        self._since = time.monotonic()
+
+    def step(self, what: str) -> None:
+        self._finish()
+        self._what, self._since = what, time.monotonic()
+        self._task = self._bar.add_task(what, total=None, amount="")
+
+    def done(self, amount: int, total: int | None = None, *, unit: str = "") -> None:
+        if self._task is not None:
+            of = f"/{total}" if total else ""
+            self._bar.update(
+                self._task, completed=amount, total=total, amount=f"{amount}{of} {unit}"
+            )
+
+    def note(self, what: str) -> None:
+        self._bar.console.print(f"    {what}", markup=False)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            took = time.monotonic() - self._since
+            self._bar.console.print(f"[green]✓[/] {self._what} [dim]{took:.1f} s[/]")
+            self._task = None
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *gone: object) -> None:
+        if kind is None:
+            self._finish()
+        elif self._task is not None:
+            self._bar.console.print(f"[red]✗[/] {self._what}")
+        self._bar.stop()
+
+
+def progress() -> Bar | Lines:
+    """A context manager that is a `kernel.progress.Progress`."""
+    return Bar() if talk.is_terminal else Lines()

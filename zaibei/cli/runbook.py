@@ -1,0 +1,5 @@
+"""`zaibei runbook`: Procedures that run."""
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Procedures that run.")

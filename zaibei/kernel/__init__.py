@@ -1,0 +1,1 @@
+"""What every part stands on: time, names, units, errors, processes. Stdlib and structlog only."""
