@@ -7,7 +7,7 @@ from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -83,7 +83,7 @@ class Lines:
         self._last = time.monotonic()
         print(f"[{self._last - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *gone: object) -> None: ...
@@ -129,7 +129,7 @@ class Bar:
             self._bar.console.print(f"[green]✓[/] {self._what} [dim]{took:.1f} s[/]")
             self._task = None
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
