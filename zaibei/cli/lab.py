@@ -1,5 +1,83 @@
-"""`zaibei lab`: Three real sites on one machine."""
+"""`zaibei lab`: three real sites on one machine."""
+
+import os
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from zaibei.cli.console import emit, progress, talk
+from zaibei.kernel.clock import SystemClock
+
 app = typer.Typer(no_args_is_help=True, help="Three real sites on one machine.")
+StackFile = Annotated[Path | None, typer.Option("--stack", help="stack.yaml; default: the sample")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+
+@app.command()
+def up(stack: StackFile = None, *, json: Json = False) -> None:
+    """Boot and provision the sites; repeating it changes nothing."""
+    from infra.lab import lab  # noqa: PLC0415
+    from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
+
+    with progress() as told:
+        result = lab.up(chosen_stack(stack), clock=SystemClock(), progress=told)
+    if json:
+        emit(result)
+    else:
+        talk.print(
+            f"up in {result.took.total_seconds():.0f} s, {result.memory_bytes / 2**30:.1f} GiB of memory"
+        )
+
+
+@app.command()
+def down(
+    *,
+    layers: Annotated[bool, typer.Option(help="also the cached layers")] = False,
+    json: Json = False,
+) -> None:
+    """Remove every process, mount, link and file of the lab, whatever state it is in."""
+    from infra.lab import lab  # noqa: PLC0415
+
+    with progress() as told:
+        found = lab.down(clock=SystemClock(), progress=told, keep_layers=not layers)
+    if json:
+        emit({"removed": found})
+    else:
+        talk.print(f"removed {len(found)} things; nothing is left")
+
+
+@app.command()
+def status(stack: StackFile = None, *, json: Json = False) -> None:
+    """Which sites have power, a network, and how much memory they use."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from infra.lab import lab  # noqa: PLC0415
+    from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
+
+    rows = lab.status(chosen_stack(stack))
+    if json:
+        emit({"sites": rows})
+        return
+    table = Table("site", "address", "power", "network", "processes", "memory")
+    for r in rows:
+        power = "off" if not r.powered else "frozen" if r.frozen else "on"
+        network = "cut off" if r.cut_off else "joined" if r.powered else "–"
+        table.add_row(
+            r.name, r.address, power, network, str(r.processes), f"{r.memory_bytes / 2**20:.0f} MiB"
+        )
+    talk.print(table)
+
+
+@app.command()
+def shell(
+    site: str,
+    command: Annotated[list[str] | None, typer.Argument()] = None,
+    stack: StackFile = None,
+) -> None:
+    """A root shell at a site, over ssh."""
+    from infra.lab import lab  # noqa: PLC0415
+    from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
+
+    argv = lab.shell_argv(chosen_stack(stack), site)
+    os.execvp(argv[0], [*argv, *(command or [])])  # noqa: S606

@@ -1,0 +1,155 @@
+"""The lab's life: up, down, status. `up` may be repeated and continues where a killed one stopped; `down`
+needs no memory of what `up` did.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from infra import sites
+from infra.lab import cgroup, disk, host, identity, layer, leftovers, network, preflight, provision
+from infra.lab.plan import Host, LabPlan, plan
+from infra.postgres import patroni, prepare
+from zaibei.config.model import Role, Stack
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Missing
+from zaibei.kernel.process import run
+from zaibei.kernel.progress import Progress
+from zaibei.kernel.state import sole, state_dir, write_atomic
+from zaibei.kernel.wait import wait_until
+
+_STEADY = timedelta(seconds=90)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteStatus:
+    name: str
+    address: str
+    powered: bool
+    frozen: bool
+    cut_off: bool
+    processes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpResult:
+    changed_tasks: int
+    took: timedelta
+    memory_bytes: int
+
+
+def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
+    """Boot and provision every site of the stack. Raises what preflight finds, before anything is made."""
+    lab = plan(stack, state_dir())
+    started = clock.monotonic()
+    with sole(lab.lock, what="zaibei lab"):
+        _forget_other_stack(lab, stack, clock)
+        preflight.check(lab.root.parent)
+        bwrap = host.find_bwrap()
+        secrets = identity.ensure(lab, clock)
+        layer.ensure(lab, bwrap=bwrap, clock=clock, progress=progress)
+        progress.step("making hosts, disks and cables")
+        network.up(lab)
+        for h in lab.hosts:
+            disk.make(h)
+            disk.attach(h)
+            host.furnish(h, lab)
+        progress.step("booting the hosts")
+        with ThreadPoolExecutor(len(lab.hosts)) as pool:
+            list(pool.map(lambda h: host.start(h, lab, bwrap=bwrap, clock=clock), lab.hosts))
+        progress.step("provisioning the sites")
+        played = provision.provision(lab, stack, secrets, clock=clock, progress=progress)
+        access = provision.access_of(lab, stack)
+        sites.save(access)
+        progress.step("waiting for a writer, its synchronous standby and the remote site")
+        ready(stack, access, clock=clock)
+        prepare.prepare(access)
+    return UpResult(
+        changed_tasks=played.changed,
+        took=timedelta(seconds=clock.monotonic() - started),
+        memory_bytes=sum(cgroup.memory_bytes(cgroup.of(h)) for h in lab.hosts),
+    )
+
+
+def ready(stack: Stack, access: sites.StackAccess, *, clock: Clock) -> None:
+    """Steady state, as drills find it: production writes, the same city follows synchronously, the remote
+    site streams."""
+    writer, standby, remote = (
+        _first(stack, r) for r in (Role.PRODUCTION, Role.SAME_CITY, Role.REMOTE)
+    )
+    if writer is None or standby is None:
+        return
+    wait_until(
+        lambda: patroni.why_not_healthy(access, writer=writer, standby=standby, remote=remote),
+        what="the steady state", deadline=_STEADY, clock=clock,
+        hint=f"zaibei lab shell {writer} -- tail -50 /var/log/zaibei/patroni.log",
+    )  # fmt: skip
+
+
+def _first(stack: Stack, role: Role) -> str | None:
+    return next((s.name for s in stack.sites if s.role is role), None)
+
+
+def down(*, clock: Clock, progress: Progress, keep_layers: bool = True) -> list[str]:
+    """Remove all that a lab made, its disks and secrets included; answers with what was there.
+
+    The shared layers stay as a cache unless told otherwise. Needs no stack file and no memory: it looks.
+    """
+    state = state_dir()
+    with sole(state / "lab.lock", what="zaibei lab"):
+        progress.step("taking the lab down")
+        found = leftovers.remove(state, clock)
+        _remove_tree(state / "lab")
+        if not keep_layers:
+            _remove_tree(state / "layers")
+    left = leftovers.find(state)
+    assert not left, f"the lab left something behind: {left}"
+    return found
+
+
+def status(stack: Stack) -> list[SiteStatus]:
+    lab = plan(stack, state_dir())
+    return [_status(h) for h in lab.hosts]
+
+
+def _status(h: Host) -> SiteStatus:
+    group = cgroup.of(h)
+    processes = cgroup.processes(group)
+    return SiteStatus(
+        name=h.name,
+        address=h.address,
+        powered=bool(processes),
+        frozen=cgroup.is_frozen(group),
+        cut_off=bool(processes) and network.is_cut(h),
+        processes=len(processes),
+        memory_bytes=cgroup.memory_bytes(group),
+    )
+
+
+def shell_argv(stack: Stack, site: str) -> list[str]:
+    """ssh into a site, as Ansible does."""
+    lab = plan(stack, state_dir())
+    h = lab.host(site)
+    ssh = lab.secrets / "ssh"
+    if not (ssh / "operator").exists():
+        raise Missing("no lab is up", hint="zaibei lab up")
+    return ["ssh", "-i", str(ssh / "operator"), "-o", f"UserKnownHostsFile={ssh / 'known_hosts'}",
+            "-o", "IdentitiesOnly=yes", f"root@{h.address}"]  # fmt: skip
+
+
+def _forget_other_stack(lab: LabPlan, stack: Stack, clock: Clock) -> None:
+    """A lab of another stack on this machine is taken down first: their addresses are the same."""
+    mark = lab.root / "stack"
+    made_for = mark.read_text() if mark.exists() else stack.name
+    if made_for != stack.name:
+        leftovers.remove(lab.root.parent, clock)
+        _remove_tree(lab.root)
+    write_atomic(mark, stack.name)
+
+
+def _remove_tree(folder: Path) -> None:
+    if folder.exists():
+        # One file system: a mount that somehow survived is never walked into.
+        run(["rm", "-rf", "--one-file-system", folder], deadline=timedelta(minutes=2))

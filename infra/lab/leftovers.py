@@ -1,0 +1,82 @@
+"""What a lab leaves on a machine, found by looking: processes, cgroups, mounts, loop devices, links,
+namespaces. A record of what was made would be missing exactly the thing a crash made last.
+"""
+
+import json
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from infra.lab import cgroup, network
+from infra.lab.disk import mounts
+from infra.lab.plan import CGROUP, OPERATOR_LINK, PREFIX
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import ToolFailed
+from zaibei.kernel.process import run
+from zaibei.kernel.wait import wait_until
+
+_DEADLINE = timedelta(seconds=20)
+
+
+def find(state: Path) -> list[str]:
+    """Everything there is, a line each; empty when the machine is clean."""
+    found = [f"process {pid} of {g.name}" for g in _groups() for pid in cgroup.processes(g)]
+    found += [f"cgroup {g}" for g in _groups()]
+    found += [f"mount {m}" for m in _mounts(state)]
+    found += [f"loop device {dev} on {file}" for dev, file in _loops(state)]
+    if OPERATOR_LINK in network.links(None):
+        found.append(f"link {OPERATOR_LINK}")
+    found += [f"namespace {n}" for n in sorted(network.namespaces()) if n.startswith(PREFIX)]
+    return found
+
+
+def remove(state: Path, clock: Clock) -> list[str]:
+    """Remove all of it; answers with what was there. Safe to repeat, also after a crash in the middle."""
+    found = find(state)
+    for group in _groups():
+        cgroup.kill(group, clock)
+    for point in _mounts(state):
+
+        def why_not(point: Path = point) -> str | None:
+            if point not in _mounts(state):
+                return None
+            try:
+                run(["umount", point])
+            except ToolFailed as busy:
+                return busy.message
+            return None
+
+        wait_until(why_not, what=f"unmounting {point}", deadline=_DEADLINE, clock=clock)
+    for device, _ in _loops(state):
+        with suppress(ToolFailed):  # the unmount freed it in the meantime
+            run(["losetup", "--detach", device])
+    network.remove_all()
+    for group in _groups():
+        cgroup.remove(group)
+    with suppress(OSError):
+        (cgroup.top() / CGROUP).rmdir()
+    return found
+
+
+def _groups() -> list[Path]:
+    parent = cgroup.top() / CGROUP
+    return sorted(p for p in parent.glob("*") if p.is_dir()) if parent.exists() else []
+
+
+def _mounts(state: Path) -> list[Path]:
+    """Below the lab's folder or its layers, deepest first."""
+    ours = (state / "lab", state / "layers")
+    points = [Path(m) for m in mounts()]
+    below = [p for p in points if any(p.is_relative_to(o) for o in ours)]
+    return sorted(below, key=lambda p: len(p.parts), reverse=True)
+
+
+def _loops(state: Path) -> list[tuple[str, str]]:
+    shown = run(["losetup", "--list", "--json", "--output", "NAME,BACK-FILE"]).strip()
+    devices = json.loads(shown)["loopdevices"] if shown else []
+    return [
+        (d["name"], d["back-file"])
+        for d in devices
+        if d.get("back-file")
+        and Path(d["back-file"].removesuffix(" (deleted)")).is_relative_to(state)
+    ]
