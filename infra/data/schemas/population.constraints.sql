@@ -1,0 +1,11 @@
+ALTER TABLE household ADD PRIMARY KEY (id);
+ALTER TABLE person ADD PRIMARY KEY (identity_number);
+ALTER TABLE person ADD FOREIGN KEY (household_id) REFERENCES household;
+ALTER TABLE family_relation ADD PRIMARY KEY (identity_number, relative_number);
+ALTER TABLE family_relation ADD FOREIGN KEY (identity_number) REFERENCES person;
+ALTER TABLE family_relation ADD FOREIGN KEY (relative_number) REFERENCES person;
+ALTER TABLE biometric ADD PRIMARY KEY (identity_number);
+ALTER TABLE biometric ADD FOREIGN KEY (identity_number) REFERENCES person;
+CREATE INDEX ON person (household_id);
+GRANT USAGE ON SCHEMA public, zaibei_catalogue TO zaibei_probe, zaibei_backup;
+GRANT SELECT ON ALL TABLES IN SCHEMA public, zaibei_catalogue TO zaibei_probe, zaibei_backup;
