@@ -14,6 +14,8 @@ from infra.lab import cgroup, disk, layer, network
 from infra.lab.plan import Host, LabPlan
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing
+from zaibei.kernel.process import run
+from zaibei.kernel.state import write_atomic
 from zaibei.kernel.wait import wait_until
 
 _BOOT_DEADLINE = timedelta(seconds=30)
@@ -90,10 +92,18 @@ def furnish(host: Host, lab: LabPlan) -> None:
 
 
 def start(host: Host, lab: LabPlan, *, bwrap: Path, clock: Clock) -> None:
-    """Power on. Returns when sshd answers."""
+    """Power on. Returns when sshd answers. A host on an older layer is started anew on this one."""
+    booted = host.folder / "layer"
+    on_this_layer = booted.exists() and booted.read_text() == layer.digest()
     if cgroup.processes(cgroup.of(host)):
-        return
+        if on_this_layer:
+            return
+        kill(host, clock)
     disk.attach(host)
+    if not on_this_layer:
+        # What the host itself once wrote there would hide the new layer.
+        run(["rm", "-rf", host.disk / "up" / layer.VENV.relative_to("/")], deadline=_BOOT_DEADLINE)
+        write_atomic(booted, layer.digest())
     network.plug_in(host)
     group = cgroup.make(host)
     cgroup.freeze(group, frozen=False, clock=clock)

@@ -10,6 +10,7 @@ from pathlib import Path
 from infra import sites
 from infra.lab import cgroup, disk, host, identity, layer, leftovers, network, preflight, provision
 from infra.lab.plan import Host, LabPlan, plan
+from infra.objectstore import buckets
 from infra.postgres import patroni, prepare
 from zaibei.config.model import Role, Stack
 from zaibei.kernel.clock import Clock
@@ -65,7 +66,9 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         sites.save(access)
         progress.step("waiting for a writer, its synchronous standby and the remote site")
         ready(stack, access, clock=clock)
+        progress.step("making roles, databases and buckets")
         prepare.prepare(access)
+        buckets.prepare(access, stack)
     return UpResult(
         changed_tasks=played.changed,
         took=timedelta(seconds=clock.monotonic() - started),
@@ -102,8 +105,7 @@ def down(*, clock: Clock, progress: Progress, keep_layers: bool = True) -> list[
         progress.step("taking the lab down")
         found = leftovers.remove(state, clock)
         _remove_tree(state / "lab")
-        if not keep_layers:
-            _remove_tree(state / "layers")
+        layer.prune(state / "layers", keep_current=keep_layers)
     left = leftovers.find(state)
     assert not left, f"the lab left something behind: {left}"
     return found

@@ -58,6 +58,17 @@ def ensure(lab: LabPlan, *, bwrap: Path, clock: Clock, progress: Progress) -> No
         run(["mount", "-o", "loop,ro,noatime", image(lab), point])
 
 
+def prune(layers: Path, *, keep_current: bool) -> None:
+    """Remove the layers of older locks, or all. None of them may be mounted any more."""
+    for old in layers.glob("*"):
+        if keep_current and old.name == f"{digest()}.img":
+            continue
+        if old.is_dir():
+            old.rmdir()
+        else:
+            old.unlink()
+
+
 def _build(lab: LabPlan, bwrap: Path, clock: Clock) -> None:
     lab.layers.mkdir(parents=True, exist_ok=True)
     new = image(lab).with_suffix(".new")

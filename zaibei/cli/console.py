@@ -144,3 +144,8 @@ class Bar:
 def progress() -> Bar | Lines:
     """A context manager that is a `kernel.progress.Progress`."""
     return Bar() if talk.is_terminal else Lines()
+
+
+def show(table: Any) -> None:
+    """Something rich can draw, on stdout: the answer a person asked for."""
+    Console(highlight=False).print(table)

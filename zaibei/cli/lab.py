@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from zaibei.cli.console import emit, progress, talk
+from zaibei.cli.console import emit, progress, show, talk
 from zaibei.kernel.clock import SystemClock
 
 app = typer.Typer(no_args_is_help=True, help="Three real sites on one machine.")
@@ -66,7 +66,7 @@ def status(stack: StackFile = None, *, json: Json = False) -> None:
         table.add_row(
             r.name, r.address, power, network, str(r.processes), f"{r.memory_bytes / 2**20:.0f} MiB"
         )
-    talk.print(table)
+    show(table)
 
 
 @app.command()

@@ -1,0 +1,74 @@
+"""What somebody outside the sites sees while a drill runs: when nobody led, when who took over, how busy
+the machine was. A thread; its observations are for the phases, never for RTO, which is the clients'.
+"""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+from failover.measure import Observation, psi_cpu_some_avg10
+from infra.postgres import patroni
+from infra.sites import StackAccess
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Refused, Unreachable
+
+_EVERY = timedelta(milliseconds=200)
+_WITHIN = timedelta(milliseconds=800)
+_PRESSURE = Path("/proc/pressure/cpu")
+
+
+class Watch:
+    """Asks one surviving site's Patroni, again and again, until left. Use as a context."""
+
+    def __init__(self, access: StackAccess, *, site: str, was_leader: str, clock: Clock) -> None:
+        self._access, self._site, self._was, self._clock = access, site, was_leader, clock
+        self._seen: list[Observation] = []
+        self._leader: str | None = was_leader
+        self._writer: str | None = None
+        self._cpu: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def observations(self) -> tuple[Observation, ...]:
+        return tuple(self._seen)
+
+    @property
+    def writer(self) -> str | None:
+        """Whom the surviving site called its primary last; None before it called anybody so."""
+        return self._writer
+
+    @property
+    def cpu_some_pct_max(self) -> float | None:
+        return max(self._cpu, default=None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_EVERY.total_seconds()):
+            if _PRESSURE.exists():
+                value = psi_cpu_some_avg10(_PRESSURE.read_text())
+                if value is not None:
+                    self._cpu.append(value)
+            try:
+                cluster = patroni.ask(self._access, self._site, within=_WITHIN)
+                took_over = patroni.is_writer(self._access, self._site, within=_WITHIN)
+            except (Unreachable, Refused):
+                continue  # it will answer the next time, or never: absence is no observation
+            leader = cluster.leader.name if cluster.leader else None
+            if leader != self._leader:
+                # Nobody leads: the lease of the lost site has run out, which is stock detection.
+                self._note("detect" if leader is None else "elect")
+                self._leader = leader
+            if took_over and self._writer != self._site:
+                self._writer = self._site
+                self._note("promote")
+
+    def _note(self, what: str) -> None:
+        self._seen.append(Observation(t_s=self._clock.monotonic(), what=what))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *gone: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
