@@ -1,0 +1,44 @@
+"""What can go wrong with a backup, beside the errors of the kernel.
+
+ZaibeiError
+├── Usage
+│   ├── WrongKey        no key object opens with this passphrase
+│   ├── NotARepository  there is no `config` here
+│   └── NotEmpty        a restore would mix with what is there
+├── Missing
+│   └── NewerFormat     written by a later zaibei
+├── Damage
+│   ├── RolledBack      the vault shows fewer snapshots than it once had
+│   └── WalGap          the archive lacks a segment that recovery needs
+└── Incomplete          some of what was asked for was not backed up; the rest was
+"""
+
+from zaibei.kernel.errors import Damage, Missing, Usage, ZaibeiError
+
+
+class WrongKey(Usage):
+    pass
+
+
+class NotARepository(Usage):
+    pass
+
+
+class NotEmpty(Usage):
+    pass
+
+
+class NewerFormat(Missing):
+    pass
+
+
+class RolledBack(Damage):
+    pass
+
+
+class WalGap(Damage):
+    pass
+
+
+class Incomplete(ZaibeiError):
+    """Ends with 1: a person or a scheduler must look."""

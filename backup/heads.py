@@ -1,0 +1,55 @@
+"""The newest snapshot of each repository, remembered outside the vault.
+
+A store can drop the end of a signed chain and nobody inside can tell; this memory can. It is a hint, not a
+secret: lost with the machine, it is learnt again (and then a rollback before that is not seen).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from backup.errors import RolledBack
+from backup.repository import Repository
+from backup.snapshot import Snapshot, key_of
+from zaibei.kernel.state import state_dir, write_atomic
+
+
+def _file(repo: Repository) -> Path:
+    # By place as well as by repository: two copies of one repository may lag behind each other.
+    place = hashlib.sha256(repo.name.encode()).hexdigest()[:12]
+    return state_dir() / "backup" / "heads" / f"{repo.config.repository.hex()}-{place}.json"
+
+
+def remember(repo: Repository, newest: Snapshot) -> None:
+    known = _known(repo)
+    if known is None or known[0] < newest.sequence:
+        write_atomic(
+            _file(repo),
+            json.dumps({"vault": repo.name, "sequence": newest.sequence, "digest": newest.digest}),
+            mode=0o600,
+        )
+
+
+def check(repo: Repository, sequences: Sequence[int]) -> None:
+    """Raises RolledBack when the vault shows less than it once did, or another snapshot in its place."""
+    known = _known(repo)
+    if known is None:
+        return
+    sequence, digest = known
+    if sequence not in sequences:
+        raise RolledBack(
+            f"{repo.name}: snapshot {sequence} was there and is not any more",
+            hint="the vault was rolled back or withholds it: compare with the other vault,"
+            " and look at deleted versions before anything is written",
+        )
+    if repo.keys.suite.digest(repo.read(key_of(sequence))) != digest:
+        raise RolledBack(f"{repo.name}: snapshot {sequence} is not the one that was written")
+
+
+def _known(repo: Repository) -> tuple[int, str] | None:
+    try:
+        raw = json.loads(_file(repo).read_text())
+        return int(raw["sequence"]), str(raw["digest"])
+    except FileNotFoundError:
+        return None

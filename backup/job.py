@@ -1,0 +1,148 @@
+"""A backup as it is asked for: read once, write to every vault, remember what came of it."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from backup import heads, status
+from backup.fanout import Outcome
+from backup.files import backup_files
+from backup.postgres import Wal, backup_postgres
+from backup.repository import Repository
+from backup.snapshot import Snapshot
+from backup.writer import Writer
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What became of one run. `complete`: every vault holds everything that was asked for."""
+
+    kind: str
+    took: timedelta
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line for each reason why it is not complete."""
+        lost = [f"{o.vault}: {o.error}" for o in self.outcomes if o.error is not None]
+        made = next((o.snapshot for o in self.outcomes if o.snapshot is not None), None)
+        return (*lost, *(made.content.problems if made else ()))
+
+    @property
+    def complete(self) -> bool:
+        return all(o.snapshot is not None and o.snapshot.content.complete for o in self.outcomes)
+
+
+def run_files(
+    paths: Sequence[Path],
+    repos: Sequence[Repository],
+    clock: Clock,
+    rng: random.Random | None,
+    progress: Progress,
+    *,
+    label: str = "",
+    retain: timedelta | None = None,
+) -> Run:
+    return _run(
+        "files",
+        repos,
+        lambda writers: backup_files(paths, writers, clock=clock, progress=progress, label=label),
+        clock=clock,
+        rng=rng,
+        retain=retain,
+    )
+
+
+def run_postgres(
+    conninfo: str,
+    password: str | None,
+    repos: Sequence[Repository],
+    clock: Clock,
+    rng: random.Random | None,
+    progress: Progress,
+    *,
+    label: str = "zaibei",
+    with_wal: Wal = Wal.FETCH,
+    retain: timedelta | None = None,
+) -> Run:
+    """`rng` None: placement by the system's randomness, as it should be outside tests."""
+    return _run(
+        "postgres",
+        repos,
+        lambda writers: backup_postgres(
+            conninfo,
+            password,
+            writers,
+            clock=clock,
+            progress=progress,
+            label=label,
+            with_wal=with_wal,
+        ),
+        clock=clock,
+        rng=rng,
+        retain=retain,
+    )
+
+
+def latest(repos: Sequence[Repository], *, kind: str | None = None) -> tuple[Repository, Snapshot]:
+    """The newest of all vaults that answer. Raises the last vault's error when none has one."""
+    found: list[tuple[Repository, Snapshot]] = []
+    why: ZaibeiError | None = None
+    for repo in repos:
+        try:
+            found.append((repo, repo.find("latest", kind=kind)))
+        except ZaibeiError as bad:
+            why = bad
+    if not found:
+        assert why is not None, "there is at least one vault"
+        raise why
+    return max(found, key=lambda f: f[1].content.finished)
+
+
+def _run(
+    kind: str,
+    repos: Sequence[Repository],
+    work: Callable[[Sequence[Writer]], tuple[Outcome, ...]],
+    *,
+    clock: Clock,
+    rng: random.Random | None,
+    retain: timedelta | None,
+) -> Run:
+    begun = clock.monotonic()
+    until = None if retain is None else clock.now() + retain
+    writers: list[Writer] = []
+    lost: list[Outcome] = []
+    for repo in repos:
+        try:
+            heads.check(repo, repo.sequences())
+            writers.append(Writer(repo, retain_until=until, rng=rng))
+        except ZaibeiError as bad:
+            # One vault down must not keep the backup from the other.
+            lost.append(Outcome(vault=repo.name, snapshot=None, written=None, error=str(bad)))
+            why = bad
+    try:
+        if not writers:
+            raise why
+        outcomes = (*work(writers), *lost)
+    except ZaibeiError as bad:
+        for repo in repos:
+            status.failed(repo.name, why=bad.message, at=clock.now())
+        raise
+    by_name = {repo.name: repo for repo in repos}
+    for o in outcomes:
+        if o.snapshot is None:
+            status.failed(o.vault, why=o.error or "unknown", at=clock.now())
+            continue
+        heads.remember(by_name[o.vault], o.snapshot)
+        if o.snapshot.content.complete:
+            status.backed_up(o.vault, kind=kind, sequence=o.snapshot.sequence, at=clock.now())
+        else:
+            status.failed(o.vault, why="some files could not be read", at=clock.now())
+    return Run(
+        kind=kind, took=timedelta(seconds=clock.monotonic() - begun), outcomes=tuple(outcomes)
+    )

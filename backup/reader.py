@@ -1,0 +1,98 @@
+"""Blobs back out of a vault: whole packs are fetched (exact ranges would show a store where blobs begin),
+a few are kept, every blob is opened and its id recomputed."""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, Self
+
+from backup import tree
+from backup.index import Catalogue
+from backup.pack import open_blob
+from backup.repository import Repository
+from backup.seal import Kind, Seal
+from backup.snapshot import Snapshot
+from backup.tree import Node
+from zaibei.kernel.errors import Damage
+
+CACHE_BYTES: Final = 64 << 20
+AHEAD: Final = 8
+WORKERS: Final = 3
+
+
+class Reader:
+    """Thread-safe. Read order: the snapshot was read first, the index is read here."""
+
+    def __init__(self, repository: Repository, catalogue: Catalogue | None = None) -> None:
+        self.repository = repository
+        self.catalogue = catalogue or repository.catalogue()
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="restore")
+        self._lock = threading.Lock()
+        self._packs: OrderedDict[str, tuple[Future[bytes], int]] = OrderedDict()
+        self._held_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *gone: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self.catalogue.close()
+
+    def read(self, id: bytes) -> bytes:  # noqa: A002
+        """Raises Damage when no place holds the blob whole."""
+        why: Damage | None = None
+        for place in self.catalogue.places(id):
+            try:
+                data = self._pack(place.pack, place.pack_bytes)
+                one = Seal.of(self.repository.keys, Kind.PACK, "", data)
+                sealed = data[place.entry.offset : place.entry.offset + place.entry.stored_bytes]
+                return open_blob(one, place.entry, sealed, self.repository.keys)
+            except Damage as bad:
+                why = Damage(f"{self.repository.name}: pack {place.pack}: {bad.message}")
+        raise why or Damage(f"{self.repository.name}: blob {id.hex()[:16]} is in no index segment")
+
+    def read_all(self, ids: Iterable[bytes]) -> Iterator[bytes]:
+        """In order, a few ahead."""
+        waiting: deque[Future[bytes]] = deque()
+        for id_ in ids:
+            waiting.append(self._pool.submit(self.read, id_))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def nodes(self, snapshot: Snapshot) -> Iterator[Node]:
+        """Raises Damage at the end when the listing is shorter or longer than the snapshot says."""
+        count = 0
+        for node in tree.decode(self.read(id_) for id_ in snapshot.content.tree):
+            count += 1
+            yield node
+        if count != snapshot.content.entries:
+            raise Damage(
+                f"snapshot {snapshot.sequence} lists {count} entries"
+                f" and should list {snapshot.content.entries}"
+            )
+
+    def _pack(self, name: str, size_bytes: int) -> bytes:
+        with self._lock:
+            mine = name not in self._packs
+            if mine:
+                self._packs[name] = Future(), size_bytes
+                self._held_bytes += size_bytes
+                while self._held_bytes > CACHE_BYTES and len(self._packs) > 1:
+                    _, (_, freed) = self._packs.popitem(last=False)
+                    self._held_bytes -= freed
+            else:
+                self._packs.move_to_end(name)
+            future, _ = self._packs[name]
+        if mine:
+            # One thread fetches; the others that want the same pack wait for it.
+            try:
+                future.set_result(self.repository.read_pack(name, size_bytes))
+            except BaseException as bad:  # noqa: BLE001 — it is handed to whoever waits
+                with self._lock:
+                    if self._packs.pop(name, None) is not None:
+                        self._held_bytes -= size_bytes
+                future.set_exception(bad)
+        return future.result()

@@ -1,0 +1,378 @@
+"""WAL from the writer into the vaults, seconds behind: pg_receivewal fills a spool, we seal what it writes.
+
+Per round and vault: finished segments and histories that the vault lacks, then the new bytes of the growing
+segment. A vault that does not answer keeps its lane busy and nobody else's; the spool holds what it lacks.
+pg_receivewal reports a byte as flushed when it is in the spool, and the slot lets go of it then: the spool
+is on a durable disk, and what is only there is the lag that `status` tells.
+"""
+
+import os
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+from backup.repository import Repository
+from backup.wal import (
+    PAGE_BYTES,
+    SEGMENT_BYTES,
+    Archive,
+    gaps,
+    is_history,
+    is_segment,
+    parse_segment,
+    say_lsn,
+)
+from zaibei.kernel import process
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import ZaibeiError
+
+SLOT: Final = "zaibei_wal"
+BIN: Final = Path("/usr/lib/postgresql/15/bin")
+INTERVAL: Final = timedelta(seconds=1)
+BACKOFF_MIN: Final = timedelta(milliseconds=500)
+BACKOFF_MAX: Final = timedelta(seconds=5)
+SPOOL_BYTES_MAX: Final = 8 << 30
+_SEEN_MAX = 100_000
+_STOP_WITHIN = 10.0
+_FORKED = "not in this server's history"
+_PARTIAL = ".partial"
+Position = tuple[int, int]  # timeline, byte
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultLag:
+    """`lag` None: nothing was received yet, so nothing is known."""
+
+    vault: str
+    archived_lsn: str | None
+    lag: timedelta | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalStatus:
+    receiving: bool
+    restarts: int
+    received_lsn: str | None
+    timeline: int | None
+    spool_bytes: int
+    lag: timedelta | None  # the worst of the vaults
+    vaults: tuple[VaultLag, ...]
+    error: str | None  # why it is not receiving
+    gaps: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """One vault's progress."""
+
+    archive: Archive
+    done: set[str] = field(default_factory=set)  # files the vault holds whole
+    parts: dict[str, int] = field(default_factory=dict)  # segment -> increments in the vault
+    shipped: dict[str, int] = field(default_factory=dict)  # segment -> bytes, by this process
+    position: Position | None = None
+    running: Future[None] | None = None
+    error: str | None = None
+    listed: bool = False
+
+
+class WalArchiver:
+    """Use as a context manager; call `run` in a thread, or `poll` yourself. `status` from any thread."""
+
+    def __init__(
+        self,
+        *,
+        conninfo: str,
+        password: str | None,
+        repositories: Sequence[Repository],
+        spool: Path,
+        clock: Clock,
+        slot: str = SLOT,
+        epoch_of: Callable[[int], int] = lambda timeline: timeline,
+        retain: timedelta | None = None,
+        spool_bytes_max: int = SPOOL_BYTES_MAX,
+    ) -> None:
+        self._conninfo, self._slot, self._clock = conninfo, slot, clock
+        self._env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
+        self._spool, self._epoch_of, self._retain = spool, epoch_of, retain
+        self._spool_max = spool_bytes_max
+        self._lanes = [_Lane(Archive(r)) for r in repositories]
+        self._pool = ThreadPoolExecutor(len(self._lanes), thread_name_prefix="wal")
+        self._child: subprocess.Popen[bytes] | None = None
+        self._not_before = 0.0
+        self._backoff = BACKOFF_MIN
+        self._started_at = 0.0
+        self._starts = 0
+        self._down_since: float | None = clock.monotonic()
+        self._error: str | None = None
+        self._seen: deque[tuple[Position, float]] = deque(maxlen=_SEEN_MAX)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self
+
+    def __exit__(self, *gone: object) -> None:
+        self.stop()
+        self._pool.shutdown(cancel_futures=True)
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set, then one last round."""
+        while not stop.is_set():
+            self.poll()
+            stop.wait(INTERVAL.total_seconds())
+        self.stop()
+        self.poll(receive=False)
+
+    def poll(self, *, receive: bool = True, wait_for: timedelta = INTERVAL) -> None:
+        """One round: mind the receiver, hand every idle lane its work, wait a little for them."""
+        if receive:
+            self._mind()
+        self._look()
+        for lane in self._lanes:
+            if lane.running is None or lane.running.done():
+                lane.running = self._pool.submit(self._round, lane)
+        running = [lane.running for lane in self._lanes if lane.running is not None]
+        wait(running, timeout=wait_for.total_seconds())
+        self._sweep()
+
+    def stop(self) -> None:
+        """End pg_receivewal; it closes its file cleanly."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.terminate()
+        try:
+            child.wait(_STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self._down_since = self._clock.monotonic()
+
+    def lag(self) -> timedelta | None:
+        """How old the oldest byte is that was received and is not in every vault; while nothing is
+        received, at least as old as that."""
+        lags = [self._lag(lane) for lane in self._lanes]
+        return None if None in lags else max(v for v in lags if v is not None)
+
+    def status(self) -> WalStatus:
+        newest = self._seen[-1][0] if self._seen else None
+        held = [i for lane in self._lanes if lane.listed for i in lane.archive.items()]
+        return WalStatus(
+            receiving=self._down_since is None,
+            restarts=max(0, self._starts - 1),
+            received_lsn=say_lsn(newest[1]) if newest else None,
+            timeline=newest[0] if newest else None,
+            spool_bytes=sum(_size(p) for p in self._spool.iterdir()),
+            lag=self.lag(),
+            vaults=tuple(
+                VaultLag(
+                    vault=lane.archive.repository.name,
+                    archived_lsn=say_lsn(lane.position[1]) if lane.position else None,
+                    lag=self._lag(lane),
+                    error=lane.error,
+                )
+                for lane in self._lanes
+            ),
+            error=self._error,
+            gaps=tuple(dict.fromkeys(gaps(held))),
+        )
+
+    # the receiver
+
+    def _mind(self) -> None:
+        now = self._clock.monotonic()
+        if self._child is not None:
+            code = self._child.poll()
+            if code is None:
+                if now - self._started_at > BACKOFF_MAX.total_seconds():
+                    self._backoff, self._error = BACKOFF_MIN, None
+                return
+            self._child = None
+            self._down_since = self._down_since or now
+            said = self._log().read_text(errors="replace").strip()[-1000:]
+            self._error = f"pg_receivewal: exit {code}: {said}"
+            if _FORKED in said:
+                self._set_aside()
+            self._later(now)
+        if now >= self._not_before:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        common = ["--no-password", "-d", self._conninfo, "-S", self._slot]
+        tool = str(BIN / "pg_receivewal")
+        try:
+            # Every time: after a failover the new writer may not have the slot yet.
+            process.run(
+                [tool, "--create-slot", "--if-not-exists", *common],
+                deadline=timedelta(seconds=15),
+                env=self._env,
+            )
+        except ZaibeiError as bad:
+            self._error = bad.message
+            self._down_since = self._down_since or now
+            self._later(now)
+            return
+        with self._log().open("wb") as log:
+            # --no-loop: its own loop sleeps 5 s and cannot be seen from here; ours is bounded and told.
+            self._child = subprocess.Popen(
+                [tool, "--no-loop", "--synchronous", "-D", str(self._spool), *common],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+            )
+        self._starts += 1
+        self._started_at, self._down_since = now, None
+        # It writes the growing segment again from its start; after a failover maybe with other bytes.
+        for lane in self._lanes:
+            lane.shipped = {}
+
+    def _later(self, now: float) -> None:
+        self._not_before = now + self._backoff.total_seconds()
+        self._backoff = min(self._backoff * 2, BACKOFF_MAX)
+
+    def _set_aside(self) -> None:
+        """The old writer had sent us more than the new one knows: that end was never acknowledged by a
+        partner. It stays on disk for salvage; the receiver begins again where the slot says."""
+        aside = self._spool / f"forked-{self._clock.now():%Y%m%dT%H%M%SZ}"
+        aside.mkdir(exist_ok=True)
+        for p in self._spool.iterdir():
+            if is_segment(p.name.removesuffix(_PARTIAL)):
+                p.replace(aside / p.name)
+
+    def _log(self) -> Path:
+        return self._spool / "pg_receivewal.log"
+
+    # the vaults
+
+    def _look(self) -> None:
+        """How far has the receiver got?"""
+        names = [p.name for p in self._spool.iterdir()]
+        newest = max((n for n in names if is_segment(n.removesuffix(_PARTIAL))), default=None)
+        if newest is None:
+            return
+        timeline, segment = parse_segment(newest.removesuffix(_PARTIAL))
+        filled = SEGMENT_BYTES
+        if newest.endswith(_PARTIAL):
+            filled = len(self._grown(newest) or b"")
+        position = (timeline, segment * SEGMENT_BYTES + filled)
+        with self._lock:
+            if not self._seen or self._seen[-1][0] < position:
+                self._seen.append((position, self._clock.monotonic()))
+
+    def _round(self, lane: _Lane) -> None:
+        try:
+            if not lane.listed:
+                self._learn(lane)
+            self._finished(lane)
+            self._growing(lane)
+            lane.error = None
+        except (ZaibeiError, OSError) as bad:
+            lane.error = str(bad)
+
+    def _learn(self, lane: _Lane) -> None:
+        for i in lane.archive.items():
+            if i.part is None:
+                lane.done.add(i.file_name)
+            else:
+                lane.parts[i.file_name] = max(lane.parts.get(i.file_name, 0), i.part)
+        lane.listed = True
+
+    def _finished(self, lane: _Lane) -> None:
+        for path in sorted(self._spool.iterdir()):
+            name = path.name
+            if is_segment(name):
+                timeline, segment = parse_segment(name)
+            elif is_history(name):
+                timeline, segment = int(name[:8], 16), None
+            else:
+                continue
+            if name not in lane.done:
+                lane.archive.put(
+                    path.read_bytes(),
+                    epoch=self._epoch_of(timeline),
+                    timeline=timeline,
+                    segment=segment,
+                    retain_until=self._until(),
+                )
+                lane.done.add(name)
+            if segment is not None:
+                lane.parts.pop(name, None)
+                self._reach(lane, (timeline, (segment + 1) * SEGMENT_BYTES))
+
+    def _growing(self, lane: _Lane) -> None:
+        for path in sorted(self._spool.glob(f"*{_PARTIAL}")):
+            name = path.name.removesuffix(_PARTIAL)
+            data = self._grown(path.name)
+            if data is None or not is_segment(name) or name in lane.done:
+                continue
+            timeline, segment = parse_segment(name)
+            shipped = lane.shipped.get(name, 0)
+            if len(data) > shipped:
+                start = shipped - shipped % PAGE_BYTES
+                part = lane.parts.get(name, 0) + 1
+                lane.archive.put(
+                    data[start:],
+                    epoch=self._epoch_of(timeline),
+                    timeline=timeline,
+                    segment=segment,
+                    part=part,
+                    offset=start,
+                    retain_until=self._until(),
+                )
+                lane.parts[name], lane.shipped[name] = part, len(data)
+            self._reach(lane, (timeline, segment * SEGMENT_BYTES + len(data)))
+
+    def _grown(self, name: str) -> bytes | None:
+        """The written part of the growing segment (the file is zeros to its end); None when it is gone:
+        finished between two looks."""
+        with suppress(FileNotFoundError):
+            return (self._spool / name).read_bytes().rstrip(b"\0")
+        return None
+
+    def _reach(self, lane: _Lane, position: Position) -> None:
+        if lane.position is None or lane.position < position:
+            lane.position = position
+
+    def _lag(self, lane: _Lane) -> timedelta | None:
+        now = self._clock.monotonic()
+        with self._lock:
+            seen = list(self._seen)
+        if not seen:
+            return None
+        waiting = (at for p, at in seen if lane.position is None or p > lane.position)
+        oldest = min(next(waiting, now), self._down_since or now)
+        return timedelta(seconds=now - oldest)
+
+    def _sweep(self) -> None:
+        """Let go of what every vault holds; the newest stays, pg_receivewal finds its place by it."""
+        with self._lock:
+            positions = [lane.position for lane in self._lanes]
+            low = min((p for p in positions if p is not None), default=None)
+            while low and None not in positions and len(self._seen) > 1 and self._seen[0][0] <= low:
+                self._seen.popleft()
+        files = sorted(p for p in self._spool.iterdir() if is_segment(p.name))
+        # Beyond the bound one vault's copy is enough: the other is healed from it later. A full disk
+        # here would stop the receiver, and then the primary's disk fills behind the slot.
+        full = len(files) * SEGMENT_BYTES > self._spool_max
+        enough = any if full else all
+        for path in files[:-1]:
+            if enough(path.name in lane.done for lane in self._lanes):
+                path.unlink(missing_ok=True)
+
+    def _until(self) -> datetime | None:
+        return None if self._retain is None else self._clock.now() + self._retain
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

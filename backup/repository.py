@@ -1,0 +1,275 @@
+"""A repository in a vault: made once, opened with a passphrase, read in one direction.
+
+Write order: packs → index segment → snapshot. Read order is the reverse: snapshots are listed before the
+index is read, so everything that a listed snapshot needs is in the index that is read after.
+"""
+
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeVar
+
+import tenacity
+
+from backup import keys as keying
+from backup import signed, snapshot
+from backup.errors import NewerFormat, NotARepository, WrongKey
+from backup.index import Catalogue, decode_segment
+from backup.keys import Kdf, Keyring
+from backup.pack import key_of, read_trailer
+from backup.snapshot import Snapshot
+from backup.suite import suite
+from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage
+
+FORMAT: Final = 1
+CONFIG: Final = "config"
+ATTEMPTS: Final = 4
+_OBJECT_BYTES_MAX = 256 << 20
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    repository: bytes
+    suite: str
+    signer: bytes
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    store: ObjectStore
+    config: Config
+    keys: Keyring
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        return self.store.name
+
+    def read(self, key: str) -> bytes:
+        """One object. What is named by something signed and is not there is damage, not an option."""
+        try:
+            return retry(self.clock, lambda: self.store.read(key))
+        except NotThere as gone:
+            raise Damage(f"{self.name}: {key} is not there") from gone
+
+    def listed(self, prefix: str) -> list[Stat]:
+        """All at once: for prefixes whose count is bounded by runs, not by data."""
+        return retry(self.clock, lambda: list(self.store.list(prefix)))
+
+    def sequences(self) -> list[int]:
+        return [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+
+    def snapshots(self) -> list[Snapshot]:
+        """All of them, oldest first, each link of the chain checked."""
+        chain: list[Snapshot] = []
+        for expected, sequence in enumerate(self.sequences(), start=snapshot.FIRST):
+            if sequence != expected:
+                raise Damage(
+                    f"{self.name}: snapshot {expected} is missing from the chain",
+                    hint="the vault lost or withholds it: compare with the other vault",
+                )
+            one = self.snapshot(sequence)
+            if one.previous != (chain[-1].digest if chain else None):
+                raise Damage(f"{self.name}: snapshot {sequence} does not follow the one before it")
+            chain.append(one)
+        return chain
+
+    def snapshot(self, sequence: int) -> Snapshot:
+        return snapshot.decode(self.keys, self.read(snapshot.key_of(sequence)), sequence=sequence)
+
+    def head(self) -> Snapshot | None:
+        """The newest. Reads one object."""
+        sequences = self.sequences()
+        return self.snapshot(sequences[-1]) if sequences else None
+
+    def find(self, which: str, *, kind: str | None = None) -> Snapshot:
+        """`latest` or a number. The newest may be incomplete: its content says so."""
+        if which != "latest":
+            if not which.isdecimal() or int(which) not in self.sequences():
+                raise Usage(
+                    f"{self.name}: no snapshot {which!r}", hint="zaibei backup list shows them"
+                )
+            return self.snapshot(int(which))
+        for sequence in reversed(self.sequences()):
+            one = self.snapshot(sequence)
+            if kind in (None, one.content.kind):
+                return one
+        raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
+
+    def catalogue(self) -> Catalogue:
+        """Every index segment, read now. The caller closes it."""
+        held = Catalogue()
+        for stat in self.listed("index/"):
+            name = stat.key.removeprefix("index/")
+            for pack in decode_segment(self.keys, name, self.read(stat.key)):
+                held.add(pack.name, pack.size_bytes, pack.entries)
+        return held
+
+    def rebuilt_catalogue(self) -> Catalogue:
+        """The same from the packs' own trailers, when segments are lost or damaged."""
+        held = Catalogue()
+        for stat in self.store.list("packs/"):
+            name = stat.key.rpartition("/")[2]
+            data = self.read(stat.key)
+            held.add(name, len(data), read_trailer(self.keys, name, data))
+        return held
+
+    def read_pack(self, name: str, size_bytes: int) -> bytes:
+        if size_bytes > _OBJECT_BYTES_MAX:
+            raise Damage(f"{self.name}: pack {name} claims {size_bytes} bytes")
+        data = self.read(key_of(name))
+        if len(data) != size_bytes:
+            raise Damage(
+                f"{self.name}: pack {name} has {len(data)} bytes and should have {size_bytes}"
+            )
+        return data
+
+    def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> None:
+        """Write-once, safe to repeat: the same bytes already there are success."""
+        if not self.won(key, data, retain_until=retain_until):
+            raise Damage(
+                f"{self.name}: {key} is there with other bytes",
+                hint="another writer, or a damaged object of an earlier run",
+            )
+
+    def won(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> bool:
+        """`create`, where losing to another writer is an answer: False."""
+        try:
+            retry(self.clock, lambda: self.store.create(key, data, retain_until=retain_until))
+        except AlreadyThere:
+            return self.read(key) == data
+        return True
+
+
+def create_repository(
+    store: ObjectStore,
+    passphrase: str,
+    *,
+    clock: Clock,
+    suite_name: str = "intl",
+    kdf: Kdf | None = None,
+    retain_until: datetime | None = None,
+) -> Repository:
+    """Raises Refused when there is one. The key object goes first: without `config` there is nothing
+    to open, so a crash between the two leaves only a stray key, which the next `init` does not see."""
+    with suppress(NotThere):
+        store.stat(CONFIG)
+        raise Refused(
+            f"{store.name}: there is a repository already",
+            hint="choose another prefix or directory",
+        )
+    chosen = suite(suite_name)
+    repository = secrets.token_bytes(keying.REPOSITORY_BYTES)
+    root = keying.new_root()
+    ring = Keyring.of_root(root, suite=chosen, repository=repository)
+    recipient = keying.wrap(root, passphrase, suite=chosen, repository=repository, kdf=kdf or Kdf())
+    config = Config(
+        repository=repository,
+        suite=chosen.name,
+        signer=ring.public,
+        created=clock.now().isoformat(),
+    )
+    one = Repository(store, config, ring, clock)
+    key = signed.sign("key", recipient, ring.signer)
+    one.create(f"keys/{chosen.digest(key)}", key, retain_until=retain_until)
+    one.create(
+        CONFIG,
+        signed.sign(
+            "config",
+            {
+                "format": FORMAT,
+                "repository": repository.hex(),
+                "suite": config.suite,
+                "signer": config.signer.hex(),
+                "created": config.created,
+            },
+            ring.signer,
+        ),
+        retain_until=retain_until,
+    )
+    return one
+
+
+def read_config(store: ObjectStore, *, clock: Clock) -> Config:
+    try:
+        raw = retry(clock, lambda: store.read(CONFIG))
+    except NotThere as none:
+        raise NotARepository(
+            f"{store.name}: no repository here", hint="zaibei backup init makes one"
+        ) from none
+    body, signature = signed.parse(raw, what=f"{store.name}: config")
+    try:
+        signer = bytes.fromhex(body["signer"])
+        signed.check("config", body, signature, signer, what=f"{store.name}: config")
+        # After the signature: a flipped bit in the number is damage, not a newer format.
+        if body["format"] != FORMAT:
+            raise NewerFormat(
+                f"{store.name}: format {body['format']}; this zaibei reads {FORMAT}",
+                hint="use a newer zaibei",
+            )
+        return Config(
+            repository=bytes.fromhex(body["repository"]),
+            suite=body["suite"],
+            signer=signer,
+            created=body["created"],
+        )
+    except (KeyError, TypeError, ValueError) as bad:
+        raise Damage(f"{store.name}: config lacks a field") from bad
+
+
+def open_repository(store: ObjectStore, passphrase: str, *, clock: Clock) -> Repository:
+    """Raises WrongKey, Damage, NewerFormat, NotARepository. One good key object is enough."""
+    config = read_config(store, clock=clock)
+    chosen = suite(config.suite)
+    why: list[Damage] = []
+    for stat in retry(clock, lambda: list(store.list("keys/"))):
+        try:
+            body = read_key(store, stat.key, config, clock=clock)
+            if body is None:
+                continue
+            root = keying.unwrap(body, passphrase, suite=chosen)
+        except Damage as bad:
+            why.append(bad)
+            continue
+        except WrongKey:
+            continue
+        ring = Keyring.of_root(root, suite=chosen, repository=config.repository)
+        if ring.public != config.signer:
+            raise Damage(f"{store.name}: config was signed by somebody else")
+        return Repository(store, config, ring, clock)
+    if why:
+        raise why[0]
+    raise WrongKey(
+        f"{store.name}: the passphrase opens none of the keys",
+        hint="is it the right password file?",
+    )
+
+
+def read_key(store: ObjectStore, key: str, config: Config, *, clock: Clock) -> signed.Body | None:
+    """A recipient's body; None for one of another repository (an `init` that died, or a stranger)."""
+    what = f"{store.name}: {key}"
+    raw = retry(clock, lambda: store.read(key))
+    if suite(config.suite).digest(raw) != key.removeprefix("keys/"):
+        raise Damage(f"{what}: its bytes do not have its name")
+    body, signature = signed.parse(raw, what=what)
+    if body.get("repository") != config.repository.hex():
+        return None
+    signed.check("key", body, signature, config.signer, what=what)
+    return body
+
+
+def retry(clock: Clock, call: Callable[[], T]) -> T:
+    """A few tries while a store does not answer; the last Unreachable is the caller's."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unreachable),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=3),
+        sleep=lambda s: clock.sleep(timedelta(seconds=s)),
+        reraise=True,
+    )(call)

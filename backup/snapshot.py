@@ -1,0 +1,128 @@
+"""One backup, as a signed link of a chain. Written last: what no snapshot names was never backed up.
+
+The key is `snapshots/<sequence>`, created with If-None-Match: of two writers one gets the number, the
+other takes the next. Each snapshot names the digest of the one before it, so a vault cannot drop or swap
+one in the middle unseen; the newest is remembered outside the vault (`heads`).
+In the clear: repository, sequence, chain. Sealed: everything about what was backed up.
+"""
+
+import base64
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import rfc8785
+
+from backup import signed
+from backup.errors import NewerFormat
+from backup.keys import Keyring
+from backup.seal import Kind, open_whole, seal_whole
+from backup.suite import ID_BYTES
+from zaibei.kernel.errors import Damage
+
+PREFIX: Final = "snapshots/"
+_DOCUMENT = "snapshot"
+FIRST: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a run says about itself. `facts` is the source's own: LSNs, timeline, system identifier."""
+
+    kind: str  # files | postgres
+    label: str
+    host: str
+    started: datetime
+    finished: datetime
+    tree: tuple[bytes, ...]  # blob ids of the listing, in order
+    entries: int
+    size_bytes: int
+    complete: bool
+    problems: tuple[str, ...] = ()  # what could not be read, one line each
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    sequence: int
+    digest: str
+    previous: str | None  # digest of the one before
+    content: Content
+
+    @property
+    def key(self) -> str:
+        return key_of(self.sequence)
+
+
+def key_of(sequence: int) -> str:
+    return f"{PREFIX}{sequence:010d}"
+
+
+def sequence_of(key: str) -> int:
+    tail = key.removeprefix(PREFIX)
+    if not (tail.isascii() and tail.isdigit()) or key != key_of(int(tail)):
+        raise Damage(f"{key}: not the name of a snapshot")
+    return int(tail)
+
+
+def encode(keys: Keyring, content: Content, *, sequence: int, previous: str | None) -> bytes:
+    assert (previous is None) == (sequence == FIRST), "only the first has none before it"
+    text = {
+        **asdict(content),
+        "started": content.started.isoformat(),
+        "finished": content.finished.isoformat(),
+        "tree": base64.b64encode(b"".join(content.tree)).decode(),
+    }
+    sealed = seal_whole(keys, Kind.SNAPSHOT, key_of(sequence), rfc8785.dumps(text))
+    return signed.sign(
+        _DOCUMENT,
+        {
+            "format": 1,
+            "repository": keys.repository.hex(),
+            "sequence": sequence,
+            "previous": previous,
+            "sealed": base64.b64encode(sealed).decode(),
+        },
+        keys.signer,
+    )
+
+
+def check_link(data: bytes, *, repository: bytes, signer: bytes, sequence: int) -> signed.Body:
+    """What anybody with the public key can say about a snapshot: signed, of this repository, in its place."""
+    what = key_of(sequence)
+    body, signature = signed.parse(data, what=what)
+    signed.check(_DOCUMENT, body, signature, signer, what=what)
+    if body.get("format") != 1:
+        raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
+    if body.get("repository") != repository.hex() or body.get("sequence") != sequence:
+        raise Damage(f"{what}: a snapshot of another repository or place")
+    return body
+
+
+def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
+    what = key_of(sequence)
+    body = check_link(data, repository=keys.repository, signer=keys.public, sequence=sequence)
+    try:
+        sealed = base64.b64decode(body["sealed"], validate=True)
+        text = json.loads(open_whole(keys, Kind.SNAPSHOT, what, sealed))
+        tree = base64.b64decode(text.pop("tree"), validate=True)
+        if len(tree) % ID_BYTES:
+            raise Damage(f"{what}: its listing is cut short")
+        content = Content(
+            **{
+                **text,
+                "started": datetime.fromisoformat(text["started"]).astimezone(UTC),
+                "finished": datetime.fromisoformat(text["finished"]).astimezone(UTC),
+                "tree": tuple(tree[i : i + ID_BYTES] for i in range(0, len(tree), ID_BYTES)),
+                "problems": tuple(text["problems"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as bad:
+        raise Damage(f"{what}: {bad}") from bad
+    return Snapshot(
+        sequence=sequence,
+        digest=keys.suite.digest(data),
+        previous=body["previous"],
+        content=content,
+    )

@@ -1,0 +1,100 @@
+"""What monitors may know without importing us: one JSON file, replaced whole.
+
+`state_dir()/backup/status.json`. What never happened is null: an age is the reader's to compute, and a
+missing time must not turn into an age of 0.
+"""
+
+import fcntl
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from backup.receiver import WalStatus
+from zaibei.kernel.state import state_dir, write_atomic
+
+Fields = dict[str, Any]  # the text of a format, read by others
+
+
+def file() -> Path:
+    return state_dir() / "backup" / "status.json"
+
+
+def read() -> Fields:
+    try:
+        found: Fields = json.loads(file().read_text())
+    except FileNotFoundError:
+        return {"format": 1, "vaults": {}, "verified_restore": None, "wal": None}
+    return found
+
+
+def backed_up(vault: str, *, kind: str, sequence: int, at: datetime) -> None:
+    def change(now: Fields) -> None:
+        entry = {"last_success": at.isoformat(), "snapshot": sequence}
+        held = now["vaults"].setdefault(vault, {})
+        held[kind] = entry
+        held["error"] = None
+
+    _update(change)
+
+
+def failed(vault: str, *, why: str, at: datetime) -> None:
+    """The last success stays as it was: its age goes on growing, which is the point."""
+
+    def change(now: Fields) -> None:
+        held = now["vaults"].setdefault(vault, {})
+        held["error"] = {"at": at.isoformat(), "why": why}
+
+    _update(change)
+
+
+def restore_verified(vault: str, *, sequence: int, at: datetime, took_s: float) -> None:
+    _update(
+        lambda now: now.update(
+            verified_restore={
+                "vault": vault,
+                "snapshot": sequence,
+                "at": at.isoformat(),
+                "took_s": took_s,
+            }
+        )
+    )
+
+
+def wal(status: WalStatus, *, at: datetime) -> None:
+    """Written every few seconds by the archiver; `at` tells a reader when it stopped doing so."""
+
+    def change(now: Fields) -> None:
+        now["wal"] = {
+            "at": at.isoformat(),
+            "receiving": status.receiving,
+            "received_lsn": status.received_lsn,
+            "timeline": status.timeline,
+            "restarts": status.restarts,
+            "spool_bytes": status.spool_bytes,
+            "lag_s": None if status.lag is None else status.lag.total_seconds(),
+            "error": status.error,
+            "gaps": list(status.gaps),
+            "vaults": {
+                v.vault: {
+                    "archived_lsn": v.archived_lsn,
+                    "lag_s": None if v.lag is None else v.lag.total_seconds(),
+                    "error": v.error,
+                }
+                for v in status.vaults
+            },
+        }
+
+    _update(change)
+
+
+def _update(change: Callable[[Fields], None]) -> None:
+    path = file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The archiver and a backup write at the same time; without the lock one's news would be lost.
+    with path.with_suffix(".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        now = read()
+        change(now)
+        write_atomic(path, json.dumps(now, indent=2, ensure_ascii=False))

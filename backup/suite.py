@@ -1,0 +1,143 @@
+"""Which algorithms a repository is sealed with. A suite is chosen once, at `init`, and is in every AAD.
+
+`intl`: AES-256-GCM, keyed BLAKE2b-256 ids, HKDF-SHA-256, names by SHA-256 (checkable with sha256sum).
+`sm` 国密: SM4-GCM, HMAC-SM3 ids, HKDF-SM3, names by SM3 (checkable with `openssl dgst -sm3`).
+`sm` is a suite of algorithms, not a certified GM/T 0028 module; its signatures are Ed25519 and its
+passphrases Argon2id, because neither SM2 nor an SM password hash is in the library that we stand on.
+"""
+
+import hashlib
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from backup.errors import NewerFormat
+from zaibei.kernel.errors import Damage
+
+TAG_BYTES = 16
+NONCE_BYTES = 12
+ID_BYTES = 32
+MAC_KEY_BYTES = 32
+
+
+class Aead(Protocol):
+    """One key. A nonce is used once under it; the caller counts."""
+
+    def seal(self, nonce: bytes, data: bytes, aad: bytes) -> bytes: ...
+
+    def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        """Raises Damage; no plaintext leaves before its tag was checked."""
+
+
+class Suite(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def code(self) -> int: ...
+
+    @property
+    def key_bytes(self) -> int: ...
+
+    def aead(self, key: bytes) -> Aead: ...
+
+    def mac(self, key: bytes, domain: bytes, data: bytes) -> bytes:
+        """32 bytes; `domain` keeps ids of different kinds apart."""
+
+    def derive(self, secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes: ...
+
+    def digest(self, data: bytes) -> str:
+        """Hex; how content-named objects are named."""
+
+
+class _AesGcm:
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(key)
+
+    def seal(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        return self._aead.encrypt(nonce, data, aad)
+
+    def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        try:
+            return self._aead.decrypt(nonce, data, aad)
+        except InvalidTag as bad:
+            raise Damage("sealed bytes are not what was sealed") from bad
+
+
+class _Sm4Gcm:
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def seal(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        one = Cipher(algorithms.SM4(self._key), modes.GCM(nonce)).encryptor()
+        one.authenticate_additional_data(aad)
+        return one.update(data) + one.finalize() + one.tag
+
+    def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
+        if len(data) < TAG_BYTES:
+            raise Damage("sealed bytes are shorter than a tag")
+        tag = data[-TAG_BYTES:]
+        one = Cipher(algorithms.SM4(self._key), modes.GCM(nonce, tag)).decryptor()
+        one.authenticate_additional_data(aad)
+        plain = one.update(memoryview(data)[:-TAG_BYTES])
+        try:
+            return plain + one.finalize()
+        except InvalidTag as bad:
+            raise Damage("sealed bytes are not what was sealed") from bad
+
+
+class Intl:
+    name = "intl"
+    code = 1
+    key_bytes = 32
+
+    def aead(self, key: bytes) -> Aead:
+        return _AesGcm(key)
+
+    def mac(self, key: bytes, domain: bytes, data: bytes) -> bytes:
+        return hashlib.blake2b(data, digest_size=ID_BYTES, key=key, person=domain).digest()
+
+    def derive(self, secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
+        return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
+
+    def digest(self, data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+
+class Sm:
+    name = "sm"
+    code = 2
+    key_bytes = 16
+
+    def aead(self, key: bytes) -> Aead:
+        return _Sm4Gcm(key)
+
+    def mac(self, key: bytes, domain: bytes, data: bytes) -> bytes:
+        one = hmac.HMAC(key, hashes.SM3())
+        one.update(domain.ljust(16, b"\0"))
+        one.update(data)
+        return one.finalize()
+
+    def derive(self, secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
+        return HKDF(hashes.SM3(), length, salt, info).derive(secret)
+
+    def digest(self, data: bytes) -> str:
+        one = hashes.Hash(hashes.SM3())
+        one.update(data)
+        return one.finalize().hex()
+
+
+SUITES: dict[str, Suite] = {s.name: s for s in (Intl(), Sm())}
+
+
+def suite(name: str) -> Suite:
+    try:
+        return SUITES[name]
+    except KeyError as unknown:
+        raise NewerFormat(
+            f"suite {name!r} is not known here", hint=f"known: {', '.join(SUITES)}"
+        ) from unknown

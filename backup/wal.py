@@ -1,0 +1,267 @@
+"""The archive of PostgreSQL's log in a vault: finished segments, timeline histories, and the growing end.
+
+    wal/epoch=1/timeline=00000001/000000010000000000000003              a finished segment
+    wal/epoch=1/timeline=00000001/000000010000000000000004.part/000001  an increment of the growing one
+    wal/epoch=2/timeline=00000002/00000002.history
+
+An increment holds the bytes since the one before, from the start of the last page; they are laid over each
+other in order. So a quiet database costs nothing and a busy one costs what it writes. A finished segment
+makes its increments superfluous. Two writers of one name with different bytes is Damage: that is how a
+second primary is seen here.
+"""
+
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from backup import blob
+from backup.errors import WalGap
+from backup.pack import padme
+from backup.repository import Repository, retry
+from backup.seal import Kind, open_whole, seal_whole
+from infra.objectstore.contract import AlreadyThere
+from zaibei.kernel.errors import Damage, Usage
+
+PREFIX: Final = "wal/"
+SEGMENT_BYTES: Final = 16 << 20
+PAGE_BYTES: Final = 8192
+_PER_LOG: Final = (1 << 32) // SEGMENT_BYTES
+_PAYLOAD = struct.Struct(">BIII")  # encoding, offset, raw, stored
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+_HISTORY = re.compile(r"[0-9A-F]{8}\.history")
+_KEY = re.compile(
+    r"wal/epoch=(?P<epoch>\d+)/timeline=(?P<timeline>[0-9A-F]{8})/"
+    r"(?:(?P<history>(?P=timeline)\.history)|(?P<segment>(?P=timeline)[0-9A-F]{16})(?:\.part/(?P<part>\d{6}))?)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One object of the archive. `segment` None: a timeline history."""
+
+    key: str
+    epoch: int
+    timeline: int
+    segment: int | None
+    part: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """What PostgreSQL calls it."""
+        if self.segment is None:
+            return f"{self.timeline:08X}.history"
+        return segment_name(self.timeline, self.segment)
+
+
+def segment_name(timeline: int, segment: int) -> str:
+    return f"{timeline:08X}{segment // _PER_LOG:08X}{segment % _PER_LOG:08X}"
+
+
+def parse_segment(name: str) -> tuple[int, int]:
+    """Timeline and number."""
+    if _SEGMENT.fullmatch(name) is None or int(name[16:], 16) >= _PER_LOG:
+        raise Usage(
+            f"{name}: not a segment of {SEGMENT_BYTES >> 20} MiB",
+            hint="other values of wal_segment_size are not archived",
+        )
+    return int(name[:8], 16), int(name[8:16], 16) * _PER_LOG + int(name[16:], 16)
+
+
+def is_segment(name: str) -> bool:
+    return _SEGMENT.fullmatch(name) is not None
+
+
+def is_history(name: str) -> bool:
+    return _HISTORY.fullmatch(name) is not None
+
+
+def lsn(text: str) -> int:
+    """`0/3000028` as a number."""
+    high, slash, low = text.partition("/")
+    try:
+        if not slash:
+            raise ValueError("no slash")
+        return int(high, 16) << 32 | int(low, 16)
+    except ValueError as bad:
+        raise Usage(f"not an LSN: {text!r}", hint="written as 0/3000028") from bad
+
+
+def say_lsn(value: int) -> str:
+    return f"{value >> 32:X}/{value & 0xFFFFFFFF:X}"
+
+
+def gaps(items: Iterable[Item]) -> list[str]:
+    """What recovery would miss, one line each. Pure: names only.
+
+    Only the last segment of a timeline may be there as increments; a timeline must begin where the one
+    before it had got to.
+    """
+    whole: dict[int, set[int]] = defaultdict(set)
+    parts: dict[int, set[int]] = defaultdict(set)
+    for i in items:
+        if i.segment is not None:
+            (whole if i.part is None else parts)[i.timeline].add(i.segment)
+    out: list[str] = []
+    reached: int | None = None
+    for timeline in sorted(whole.keys() | parts.keys()):
+        have = whole[timeline] | parts[timeline]
+        first, last = min(have), max(have)
+        if reached is not None and first > reached + 1:
+            out.append(_missing(timeline, reached + 1, first - 1))
+        # Counted by neighbours: a hole may be long, the list is as long as the archive.
+        before = first - 1
+        for segment in sorted(have):
+            if segment > before + 1:
+                out.append(_missing(timeline, before + 1, segment - 1))
+            elif segment not in whole[timeline] and segment != last:
+                out.append(f"wal: only a part of {segment_name(timeline, segment)}")
+            before = segment
+        reached = last if reached is None else max(reached, last)
+    return out
+
+
+def missing(items: Iterable[Item], *, timeline: int, start: int, stop: int) -> list[str]:
+    """Segments between two LSNs of one timeline that are not there, not even as increments."""
+    have = {i.segment for i in items if i.timeline == timeline}
+    first, last = start // SEGMENT_BYTES, max(start, stop - 1) // SEGMENT_BYTES
+    return [segment_name(timeline, s) for s in range(first, last + 1) if s not in have]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    repository: Repository
+
+    def items(self) -> list[Item]:
+        """In name order. Raises Damage for a name that is not of an archive."""
+        out = []
+        for stat in self.repository.listed(PREFIX):
+            found = _KEY.fullmatch(stat.key)
+            if found is None:
+                raise Damage(f"{self.repository.name}: {stat.key}: not a name of the archive")
+            timeline = int(found["timeline"], 16)
+            out.append(
+                Item(
+                    key=stat.key,
+                    epoch=int(found["epoch"]),
+                    timeline=timeline,
+                    segment=parse_segment(found["segment"])[1] if found["segment"] else None,
+                    part=int(found["part"]) if found["part"] else None,
+                )
+            )
+        return out
+
+    def put(
+        self,
+        data: bytes,
+        *,
+        epoch: int,
+        timeline: int,
+        segment: int | None,
+        part: int | None = None,
+        offset: int = 0,
+        retain_until: datetime | None = None,
+    ) -> Item:
+        """Safe to repeat. Raises Damage when the name holds other bytes."""
+        base = f"{PREFIX}epoch={epoch}/timeline={timeline:08X}/"
+        if segment is None:
+            key = f"{base}{timeline:08X}.history"
+        else:
+            key = base + segment_name(timeline, segment)
+            key += "" if part is None else f".part/{part:06d}"
+        item = Item(key=key, epoch=epoch, timeline=timeline, segment=segment, part=part)
+        repo = self.repository
+        sealed = seal_whole(repo.keys, Kind.WAL, key, _payload(data, offset))
+        try:
+            retry(repo.clock, lambda: repo.store.create(key, sealed, retain_until=retain_until))
+        except AlreadyThere as taken:
+            if self.read(item) != (offset, data):
+                raise Damage(
+                    f"{repo.name}: {key} is there with other bytes",
+                    hint="two writers of one timeline: find the second primary, fence it",
+                ) from taken
+        return item
+
+    def read(self, item: Item) -> tuple[int, bytes]:
+        """Offset in its segment, and bytes."""
+        plain = open_whole(self.repository.keys, Kind.WAL, item.key, self.repository.read(item.key))
+        try:
+            encoding, offset, raw, stored = _PAYLOAD.unpack_from(plain)
+        except struct.error as bad:
+            raise Damage(f"{item.key}: {bad}") from bad
+        body = plain[_PAYLOAD.size : _PAYLOAD.size + stored]
+        data = blob.decode(encoding, body, raw_bytes=raw, bound=SEGMENT_BYTES)
+        if offset + raw > SEGMENT_BYTES:
+            raise Damage(f"{item.key}: more than a segment")
+        return offset, data
+
+    def open(self, item: Item) -> bytes:
+        return self.read(item)[1]
+
+    def fetch(
+        self,
+        into: Path,
+        *,
+        from_segment: int,
+        from_timeline: int,
+        beside: Iterable[str] = (),
+        wanted: Callable[[Item], bool] = lambda _: True,
+        done: Callable[[int, int], None] = lambda _n, _of: None,
+    ) -> list[str]:
+        """Everything that recovery from there may ask for, as files with PostgreSQL's names.
+
+        `beside`: segments that the backup itself brings. Raises WalGap when the archive has a hole after `from_segment`: a recovery that silently ends
+        before the hole would look like a success.
+        """
+        usable = [
+            i
+            for i in self.items()
+            if i.timeline >= from_timeline
+            and (i.segment is None or i.segment >= from_segment)
+            and wanted(i)
+        ]
+        brought = [
+            Item(key="", epoch=0, timeline=t, segment=s) for t, s in map(parse_segment, beside)
+        ]
+        if holes := gaps([*usable, *brought]):
+            raise WalGap(
+                f"{self.repository.name}: " + "; ".join(holes),
+                hint="restore from the other vault, or to a target before the gap",
+            )
+        whole = [i for i in usable if i.part is None]
+        names = {i.file_name for i in whole}
+        growing: dict[str, list[Item]] = defaultdict(list)
+        for i in usable:
+            if i.part is not None and i.file_name not in names:
+                growing[i.file_name].append(i)
+        for n, item in enumerate(whole, 1):
+            (into / item.file_name).write_bytes(self.open(item))
+            done(n, len(whole))
+        for name, parts in growing.items():
+            (into / name).write_bytes(self.assemble(parts))
+        return sorted(names | growing.keys())
+
+    def assemble(self, parts: Sequence[Item]) -> bytes:
+        """A segment from its increments; what was not written yet is zeros, where recovery ends."""
+        out = bytearray(SEGMENT_BYTES)
+        for item in sorted(parts, key=lambda i: i.part or 0):
+            offset, data = self.read(item)
+            out[offset : offset + len(data)] = data
+        return bytes(out)
+
+
+def _payload(data: bytes, offset: int) -> bytes:
+    encoding, body = blob.encode(data, bound=SEGMENT_BYTES)
+    bare = _PAYLOAD.pack(encoding, offset, len(data), len(body)) + body
+    return bare + bytes(padme(len(bare)) - len(bare))
+
+
+def _missing(timeline: int, first: int, last: int) -> str:
+    one = segment_name(timeline, first)
+    return f"wal: {one} is missing" + (
+        "" if first == last else f", and up to {segment_name(timeline, last)}"
+    )

@@ -1,0 +1,155 @@
+"""One run into one vault: dedup, pack, upload, index, and at the end the snapshot that makes it true.
+
+Every object is a `create`. A run that dies leaves packs that no snapshot names; the index segments it got
+to write let the next run find them again, and what is not even indexed is swept later.
+"""
+
+import random
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from backup import snapshot
+from backup.blob import Chunk, Kind
+from backup.index import SEGMENT_PACKS, Held, encode_segment
+from backup.pack import PACK_BYTES, Builder, key_of
+from backup.repository import CONFIG, Repository
+from backup.snapshot import Content, Snapshot
+from zaibei.kernel.errors import Busy
+
+_OPEN_PACKS: Final = 2  # data blobs go to one of these at random: a store cannot tell neighbours
+_COMMIT_ATTEMPTS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a run added to one vault."""
+
+    blobs_new: int
+    blobs_known: int
+    packs: int
+    stored_bytes: int
+
+
+class Writer:
+    """Thread-safe. After any exception of `put` the run into this vault is over: a blob that was
+    promised may be in no pack. `commit` of such a run is refused by its caller (`fanout`)."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        retain_until: datetime | None = None,
+        rng: random.Random | None = None,
+        pack_bytes: int = PACK_BYTES,
+    ) -> None:
+        self.repository = repository
+        self._retain = retain_until
+        # Placement hides which blobs are neighbours, so the default is not a guessable generator.
+        self._rng = rng or secrets.SystemRandom()
+        self._pack_bytes = pack_bytes
+        self._catalogue = repository.catalogue()
+        self._lock = threading.Lock()
+        self._data = [Builder(Kind.DATA) for _ in range(_OPEN_PACKS)]
+        self._tree = Builder(Kind.TREE)
+        self._unindexed: list[Held] = []
+        self._reused: set[str] = set()
+        self._new = self._known = self._packs = self._stored = 0
+
+    def put(self, chunk: Chunk, kind: Kind) -> bytes:
+        """The blob's id. It is in the vault at the latest when `finish` returned."""
+        keys = self.repository.keys
+        id_ = keys.blob_id(kind.domain, chunk.data)
+        if places := self._catalogue.places(id_):
+            with self._lock:
+                self._known += 1
+                self._reused.add(places[0].pack)
+            return id_
+        if not self._catalogue.claim(id_):
+            with self._lock:
+                self._known += 1
+            return id_
+        encoding, encoded = chunk.encoded()
+        full: Builder | None = None
+        with self._lock:
+            self._new += 1
+            builder = self._tree if kind is Kind.TREE else self._rng.choice(self._data)
+            builder.add(id_, encoding, encoded, len(chunk.data))
+            if builder.size_bytes >= self._pack_bytes:
+                full = builder
+                if kind is Kind.TREE:
+                    self._tree = Builder(kind)
+                else:
+                    self._data[self._data.index(builder)] = Builder(kind)
+        if full is not None:
+            self._upload(full)
+        return id_
+
+    def finish(self) -> Written:
+        """Everything that was put is in the vault and indexed."""
+        rest = Builder(Kind.DATA)
+        for builder in self._data:  # the last small packs become one: fewer sizes to see
+            rest.parts += builder.parts
+            rest.size_bytes += builder.size_bytes
+        for builder in (rest, self._tree):
+            if builder.parts:
+                self._upload(builder)
+        self._data, self._tree = [Builder(Kind.DATA) for _ in self._data], Builder(Kind.TREE)
+        self._index(self._unindexed)
+        self._unindexed = []
+        if self._retain is not None:
+            self._extend(self._retain)
+        return Written(
+            blobs_new=self._new,
+            blobs_known=self._known,
+            packs=self._packs,
+            stored_bytes=self._stored,
+        )
+
+    def commit(self, content: Content) -> Snapshot:
+        """The one write that makes the backup exist."""
+        repo = self.repository
+        for _ in range(_COMMIT_ATTEMPTS):
+            head = repo.head()
+            sequence = head.sequence + 1 if head else snapshot.FIRST
+            data = snapshot.encode(
+                repo.keys, content, sequence=sequence, previous=head.digest if head else None
+            )
+            if repo.won(snapshot.key_of(sequence), data, retain_until=self._retain):
+                return snapshot.decode(repo.keys, data, sequence=sequence)
+        raise Busy(f"{repo.name}: {_COMMIT_ATTEMPTS} other writers committed first")
+
+    def close(self) -> None:
+        self._catalogue.close()
+
+    def _upload(self, builder: Builder) -> None:
+        pack = builder.seal(self.repository.keys, self._rng)
+        self.repository.create(key_of(pack.name), pack.data, retain_until=self._retain)
+        self._catalogue.add(pack.name, len(pack.data), pack.entries)
+        due: list[Held] = []
+        with self._lock:
+            self._packs += 1
+            self._stored += len(pack.data)
+            self._unindexed.append(Held(pack.name, len(pack.data), pack.entries))
+            if len(self._unindexed) >= SEGMENT_PACKS:
+                due, self._unindexed = self._unindexed, []
+        self._index(due)
+
+    def _index(self, packs: Sequence[Held]) -> None:
+        if packs:
+            name, sealed = encode_segment(self.repository.keys, packs)
+            self.repository.create(f"index/{name}", sealed, retain_until=self._retain)
+            with self._lock:
+                self._stored += len(sealed)
+
+    def _extend(self, until: datetime) -> None:
+        """What older runs wrote and this one relies on must live as long as this one."""
+        store = self.repository.store
+        listed = [s.key for prefix in ("keys/", "index/") for s in self.repository.listed(prefix)]
+        for key in (CONFIG, *listed, *(key_of(p) for p in sorted(self._reused))):
+            held = store.stat(key).retain_until
+            if held is None or held < until:
+                store.retain(key, until=until)

@@ -1,0 +1,226 @@
+"""Every storage call may be the last one, and every bit may flip. What was committed stays restorable;
+wrong bytes never come back."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup import signed
+from backup.errors import NewerFormat, WrongKey
+from backup.job import run_files
+from backup.keys import Kdf
+from backup.reader import Reader
+from backup.repository import Repository, create_repository, open_repository
+from backup.restore import restore_files
+from backup.verify import Level, verify
+from backup.wal import Archive
+from infra.objectstore.contract import Stat
+from infra.objectstore.memory import MemoryStore
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Silent
+
+FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
+PASSPHRASE = "correct horse"
+
+
+class Died(BaseException):
+    """The process ends here: nothing catches it."""
+
+
+class Mortal:
+    """A store whose caller dies at its `last` call, before or after the call took effect."""
+
+    def __init__(self, inner: MemoryStore, last: int, *, after: bool) -> None:
+        self._inner, self._left, self._after = inner, last, after
+        self.name = inner.name
+
+    def _call(self, do: Callable[[], object]) -> object:
+        self._left -= 1
+        if self._left < 0 or (self._left == 0 and not self._after):
+            raise Died
+        found = do()
+        if self._left == 0:
+            raise Died
+        return found
+
+    def create(self, key: str, data: bytes, **more: object) -> object:
+        return self._call(lambda: self._inner.create(key, data, **more))  # type: ignore[arg-type]
+
+    def read(self, key: str, **more: object) -> object:
+        return self._call(lambda: self._inner.read(key, **more))  # type: ignore[arg-type]
+
+    def stat(self, key: str) -> object:
+        return self._call(lambda: self._inner.stat(key))
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        return self._call(lambda: self._inner.list(prefix))  # type: ignore[return-value]
+
+
+def contents(base: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(base)): p.read_bytes() for p in base.rglob("*") if p.is_file()}
+
+
+def read_back(repo: Repository, sequence: int, target: Path) -> dict[str, bytes]:
+    shutil.rmtree(target, ignore_errors=True)
+    with Reader(repo) as reader:
+        restore_files(reader, repo.snapshot(sequence), target, progress=Silent())
+    return contents(target / "source")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    base = tmp_path / "source"
+    base.mkdir()
+    for n in range(4):
+        (base / f"f{n}").write_bytes(random.Random(n).randbytes(3000 + n))
+    return base
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_death_at_any_storage_call_loses_no_committed_snapshot(
+    source: Path, tmp_path: Path, clock: SimClock, after: bool
+) -> None:
+    before = contents(source)
+    deaths = 0
+    for last in range(1, 200):
+        (source / "new").unlink(missing_ok=True)
+        inner = MemoryStore(clock=clock, name=f"v{last}")
+        whole = create_repository(inner, PASSPHRASE, clock=clock, kdf=FAST)
+        assert run_files([source], [whole], clock, random.Random(1), Silent()).complete
+        (source / "new").write_bytes(b"new" * 1000)
+
+        mortal = Mortal(inner, last, after=after)
+        try:
+            dying = Repository(mortal, whole.config, whole.keys, clock)  # type: ignore[arg-type]
+            run_files([source], [dying], clock, random.Random(2), Silent())
+            survived = True
+        except Died:
+            survived = False
+            deaths += 1
+
+        opened = open_repository(inner, PASSPHRASE, clock=clock)
+        assert read_back(opened, 1, tmp_path / "t") == before, f"death at call {last}"
+        for sequence in opened.sequences()[1:]:  # it may have been committed just before the death
+            assert read_back(opened, sequence, tmp_path / "t") == contents(source)
+        assert run_files([source], [opened], clock, random.Random(3), Silent()).complete
+        newest = opened.sequences()[-1]
+        assert read_back(opened, newest, tmp_path / "t") == contents(source)
+        if survived:
+            break
+    else:
+        pytest.fail("the run never lived: the bound of this test is too small")
+    assert deaths >= 6, "the walk was through every call of a run"
+
+
+@pytest.mark.parametrize("suite", ["intl", "sm"])
+def test_a_flipped_bit_in_any_object_is_damage_and_never_wrong_bytes(
+    source: Path, tmp_path: Path, clock: SimClock, suite: str
+) -> None:
+    store = MemoryStore(clock=clock)
+    made = create_repository(store, PASSPHRASE, clock=clock, suite_name=suite, kdf=FAST)
+    run_files([source], [made], clock, random.Random(1), Silent())
+    Archive(made).put(b"\1" * 5000, epoch=1, timeline=1, segment=3)
+    truth = contents(source)
+    rng = random.Random(99)
+    kinds = set()
+
+    for stat in list(store.list()):
+        whole = store.read(stat.key)
+        kinds.add(stat.key.partition("/")[0])
+        # The first and last bytes hold headers and tags; the rest by lot.
+        spots = {0, 4, 5, 11, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(12))}
+        for spot in sorted(s for s in spots if s < len(whole)):
+            bad = bytearray(whole)
+            bad[spot] ^= 1 << rng.randrange(8)
+            store.corrupt(stat.key, bytes(bad))
+            try:
+                repo = open_repository(store, PASSPHRASE, clock=clock)
+                found = verify(repo, Level.FULL, rng=rng, progress=Silent())
+                assert found.damage, f"{stat.key}: byte {spot} flipped and nobody saw"
+                assert read_back(repo, 1, tmp_path / "t") == truth
+            except Damage:
+                pass
+            store.corrupt(stat.key, whole)
+    assert kinds == {"config", "keys", "packs", "index", "snapshots", "wal"}
+    assert not verify(made, Level.FULL, rng=rng, progress=Silent()).damage, "the walk left damage"
+
+
+@pytest.mark.parametrize("kept", [0, 1, 80, 0.5, -1])
+def test_a_truncated_object_is_damage(source: Path, clock: SimClock, kept: float) -> None:
+    store = MemoryStore(clock=clock)
+    made = create_repository(store, PASSPHRASE, clock=clock, kdf=FAST)
+    run_files([source], [made], clock, random.Random(1), Silent())
+    for stat in list(store.list()):
+        whole = store.read(stat.key)
+        end = round(len(whole) * kept) if isinstance(kept, float) else kept
+        store.corrupt(stat.key, whole[:end])
+        with pytest.raises(Damage):
+            repo = open_repository(store, PASSPHRASE, clock=clock)
+            if verify(repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage:
+                raise Damage("found")
+        store.corrupt(stat.key, whole)
+
+
+def test_an_object_of_another_repository_does_not_open_here(source: Path, clock: SimClock) -> None:
+    """Same passphrase, same files: whoever copies objects between two vaults must be seen."""
+    stores = [MemoryStore(clock=clock, name=n) for n in ("b", "c")]
+    b, c = (create_repository(s, PASSPHRASE, clock=clock, kdf=FAST) for s in stores)
+    run_files([source], [b, c], clock, random.Random(1), Silent())
+    for prefix in ("packs/", "index/", "snapshots/"):
+        ours, theirs = (next(iter(s.list(prefix))).key for s in stores)
+        kept = stores[0].read(ours)
+        stores[0].corrupt(ours, stores[1].read(theirs))
+        assert verify(b, Level.FULL, rng=random.Random(1), progress=Silent()).damage, prefix
+        stores[0].corrupt(ours, kept)
+
+
+def test_wal_moved_to_another_place_does_not_open(clock: SimClock) -> None:
+    store = MemoryStore(clock=clock)
+    archive = Archive(create_repository(store, PASSPHRASE, clock=clock, kdf=FAST))
+    three = archive.put(b"three", epoch=1, timeline=1, segment=3)
+    four = archive.put(b"four!", epoch=1, timeline=1, segment=4)
+    store.corrupt(four.key, store.read(three.key))
+
+    with pytest.raises(Damage):
+        archive.open(four)
+
+
+def test_the_wrong_passphrase_is_told_apart_from_damage(clock: SimClock) -> None:
+    store = MemoryStore(clock=clock)
+    create_repository(store, PASSPHRASE, clock=clock, kdf=FAST)
+
+    with pytest.raises(WrongKey):
+        open_repository(store, "incorrect horse", clock=clock)
+
+
+def test_a_newer_format_is_named_and_not_called_damage(repo: Repository, clock: SimClock) -> None:
+    assert isinstance(repo.store, MemoryStore)
+    body, _ = signed.parse(repo.store.read("config"), what="config")
+    newer = signed.sign("config", {**body, "format": 2}, repo.keys.signer)
+    repo.store.corrupt("config", newer)
+
+    with pytest.raises(NewerFormat):
+        open_repository(repo.store, PASSPHRASE, clock=clock)
+
+
+@given(raw=st.binary(max_size=400))
+def test_any_bytes_in_place_of_a_signed_document_are_damage(raw: bytes) -> None:
+    with pytest.raises(Damage):
+        signed.parse(raw, what="x")
+
+
+def test_no_plaintext_reaches_a_vault(source: Path, clock: SimClock) -> None:
+    store = MemoryStore(clock=clock)
+    made = create_repository(store, PASSPHRASE, clock=clock, kdf=FAST)
+    (source / "sample-registration").write_text("人口 " * 10)
+    run_files([source], [made], clock, random.Random(1), Silent())
+    everything = b"".join(store.read(s.key) for s in store.list())
+
+    for secret in ("人口", "sample-registration", "source", PASSPHRASE):
+        assert secret.encode() not in everything
