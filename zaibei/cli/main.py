@@ -27,6 +27,7 @@ for name, group in (
     ("evidence", evidence),
 ):
     app.add_typer(group.app, name=name)
+app.command("init")(stack.init)
 
 
 @app.command()

@@ -1,1 +1,21 @@
-"""."""
+"""The declared stack: `load` turns stack.yaml into frozen dataclasses, or tells all its faults."""
+
+from zaibei.config._explain import Explained, explain
+from zaibei.config._load import Checked, check, load
+from zaibei.config._schema import json_schema, reference
+from zaibei.config._secrets import reveal
+from zaibei.config._templates import DEFAULT, TEMPLATES, sample
+
+__all__ = [
+    "DEFAULT",
+    "TEMPLATES",
+    "Checked",
+    "Explained",
+    "check",
+    "explain",
+    "json_schema",
+    "load",
+    "reference",
+    "reveal",
+    "sample",
+]

@@ -37,12 +37,55 @@ class SiteLoss(StrEnum):
     BLOCK = "block"  # take no write until there are two copies again
 
 
+class Takeover(StrEnum):
+    """Who decides that another site takes over."""
+
+    AUTOMATIC = "automatic"  # a majority of the voting sites
+    APPROVED = "approved"  # people, n of m
+
+
+class SecretFrom(StrEnum):
+    ENV = "env"
+    FILE = "file"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """Where a secret is, never what it is: `zaibei.config.reveal` fetches it."""
+
+    name: str  # backup-passphrase
+    source: SecretFrom
+    where: tuple[str, ...]  # a variable, a path, or an argv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """Somebody who owns an asset or approves an action."""
+
+    name: str  # duty-data
+    title: str  # 数据局值班员
+    contact: str | None = None
+    public_key: str | None = None  # approvals are checked with it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     name: str  # site-a
     city: str
     role: Role
     hosts: tuple[str, ...]  # lab: the site's own name; real: addresses or inventory names
+    owner: str = ""  # a declared stack always has one
+    witness: bool = False  # votes on who writes without holding a synchronous copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CityLoss:
+    """What holds when every site of one city is gone at once: farther, slower, seldom automatic."""
+
+    rto: timedelta
+    rpo: timedelta
+    takeover: Takeover
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +96,8 @@ class Objective:
     rto: timedelta
     rpo: timedelta  # zero: no acknowledged write may be lost
     doo: str | None = None  # 降低运行目标: what must still work in degraded operation
+    takeover: Takeover | None = None  # H1 only: another site takes over after the loss of one
+    city: CityLoss | None = None  # H1 only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +117,7 @@ class Database:
     personal_data: bool
     objectives: tuple[Objective, ...]
     backup: BackupPolicy
+    schema: str = "public"  # the PostgreSQL schema of its tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +141,8 @@ class Service:
     slo_latency: timedelta  # of the slowest good answer (p99)
     slo_success: float  # 0..1
     objectives: tuple[Objective, ...]
+    endpoints: tuple[str, ...] = ()  # where citizens reach it; empty: the doors of the entry sites
+    ladder_max: int = 6  # how far it may step down under load, L0..L6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +150,7 @@ class Network:
     name: str  # 政务外网
     zone: str  # intranet | extranet
     sites: tuple[str, ...]
+    owner: str = ""  # a declared stack always has one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +181,8 @@ class Stack:
     approvals: tuple[Approval, ...]
     calendar: tuple[CalendarEntry, ...]
     digest: str  # sha256 of the canonical JSON of the checked file; evidence binds to it
+    people: tuple[Person, ...] = ()
+    secrets: tuple[SecretRef, ...] = ()
 
     def site(self, name: str) -> Site:
         return next(s for s in self.sites if s.name == name)
