@@ -5,6 +5,7 @@
 - Keys are never overwritten through this contract: `create` is the only way in, and it has one winner.
 - Removing what is not there is not an error: retries must be safe.
 - Reads check what was written: a store that returns other bytes than it was given raises `Damage`.
+- Any method may raise `Refused`: this identity is not allowed to.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.errors import Damage, ZaibeiError
 
 
 class AlreadyThere(ZaibeiError):
@@ -27,6 +28,10 @@ class Locked(ZaibeiError):
     """The store refused to remove or shorten what is under retention. That is its job."""
 
 
+class UnsoundListing(Damage):
+    """The store's listing is known to leave keys out here; what it gave must not be called complete."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stat:
     key: str
@@ -34,6 +39,19 @@ class Stat:
     version: str | None
     modified: datetime
     retain_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of a key, or one delete marker (size 0, no etag)."""
+
+    key: str
+    version: str | None
+    latest: bool
+    marker: bool
+    size_bytes: int
+    etag: str
+    modified: datetime
 
 
 class ObjectStore(Protocol):
@@ -64,3 +82,13 @@ class ObjectStore(Protocol):
 
     def retain(self, key: str, *, until: datetime, version: str | None = None) -> None:
         """Extend COMPLIANCE retention. Raises Locked when `until` would shorten it."""
+
+
+class VersionedStore(ObjectStore, Protocol):
+    """A store that shows its past: what the convergence auditor and `as of time T` need."""
+
+    def versions(self, prefix: str = "") -> Iterator[Version]:
+        """All versions and delete markers, by key (UTF-8 bytes), the newest of a key first."""
+
+    def read_version(self, key: str, *, version: str) -> bytes:
+        """One version whole, also behind a delete marker."""

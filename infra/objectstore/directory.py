@@ -1,0 +1,168 @@
+"""A store that is a directory: `file:///srv/repository`, for a disk that is carried away.
+
+A directory cannot hold an attacker off: there is no retention and there are no versions. `create` is still
+crash-safe and has one winner: the bytes are flushed under a temporary name, then linked to the real one.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infra.objectstore.contract import AlreadyThere, NotThere, Stat
+from zaibei.kernel.errors import NoSpace, Refused, Unreachable, Usage
+
+_TEMPORARY = ".tmp-"  # names of files that are not objects yet
+_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+
+
+class DirectoryStore:
+    def __init__(self, root: Path, *, lock: bool = True) -> None:
+        """`lock=False`: the caller knows that nothing here is protected, and asks for it."""
+        self._root = root
+        self._lock = lock
+        self._flushed: set[Path] = set()  # directories whose own names are known to be on the disk
+
+    @property
+    def name(self) -> str:
+        return self._root.absolute().as_uri()
+
+    def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
+        if retain_until is not None:
+            self._no_lock()
+        path = self._path(key)
+        with _told(self.name):
+            self._make_directories(path.parent)
+            temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(fd, "wb") as out:
+                    out.write(data)
+                    out.flush()
+                    os.fsync(out.fileno())
+                # link, not rename: rename would replace what another writer has put there.
+                os.link(temporary, path)
+            except FileExistsError as there:
+                raise AlreadyThere(f"{self.name}: {key} is already there") from there
+            finally:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+            _flush_directory(path.parent)
+        return None
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        with _told(self.name, key), self._path(key).open("rb") as source:
+            source.seek(start)
+            return source.read(-1 if length is None else length)
+
+    def stat(self, key: str) -> Stat:
+        with _told(self.name, key):
+            return self._stat(self._path(key))
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        yield from self._walk(self._root, prefix)
+
+    def remove(self, key: str, *, version: str | None = None) -> None:
+        path = self._path(key)
+        with _told(self.name), suppress(FileNotFoundError):
+            path.unlink()
+            _flush_directory(path.parent)
+
+    def retain(self, key: str, *, until: datetime, version: str | None = None) -> None:
+        self._no_lock()
+        self.stat(key)
+
+    def _walk(self, directory: Path, prefix: str) -> Iterator[Stat]:
+        with _told(self.name):
+            try:
+                entries = [(e.name, e.is_dir(follow_symlinks=False)) for e in os.scandir(directory)]
+            except FileNotFoundError:
+                return
+        # A directory sorts as `name/`: `a-b` comes before `a/b`, as the keys do.
+        entries.sort(key=lambda e: os.fsencode(e[0] + "/" if e[1] else e[0]))
+        for name, is_directory in entries:
+            path = directory / name
+            if is_directory:
+                below = f"{self._key(path)}/"
+                if below.startswith(prefix) or prefix.startswith(below):
+                    yield from self._walk(path, prefix)
+            elif not name.startswith(_TEMPORARY) and self._key(path).startswith(prefix):
+                with suppress(FileNotFoundError):  # removed while we walk
+                    yield self._stat(path)
+
+    def _stat(self, path: Path) -> Stat:
+        found = path.stat()
+        return Stat(
+            key=self._key(path),
+            size_bytes=found.st_size,
+            version=None,
+            modified=datetime.fromtimestamp(found.st_mtime, UTC),
+        )
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(p in ("", ".", "..") or p.startswith(_TEMPORARY) or "\0" in p for p in parts):
+            raise Usage(f"not a key for a directory: {key!r}")
+        return self._root.joinpath(*parts)
+
+    def _make_directories(self, directory: Path) -> None:
+        """mkdir -p whose names survive a power loss.
+
+        Also a directory that is already there is flushed once: the writer who made it may not have
+        come to that yet, and our object would vanish with the name.
+        """
+        if directory in self._flushed:
+            return
+        if directory == self._root:
+            directory.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make_directories(directory.parent)
+            try:
+                directory.mkdir(exist_ok=True)
+            except FileExistsError as object_there:
+                raise Usage(
+                    f"{directory} is an object: a directory cannot hold `k` and `k/sub` both"
+                ) from object_there
+        _flush_directory(directory.parent)
+        self._flushed.add(directory)
+
+    def _no_lock(self) -> None:
+        if self._lock:
+            raise Refused(
+                f"{self.name}: a directory cannot lock objects: root can remove them at any time",
+                hint="use an S3 store that `zaibei store probe --role vault` admits, or ask for a "
+                "repository without lock",
+            )
+
+
+class _told:  # noqa: N801 — reads as a verb at its place
+    """The system's errors in the words of the contract."""
+
+    def __init__(self, store: str, key: str | None = None) -> None:
+        self._store, self._key = store, key
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            if self._key is not None:
+                raise NotThere(f"{self._store}: {self._key} is not there") from error
+        elif isinstance(error, PermissionError):
+            raise Refused(f"{self._store}: {error.strerror}: {error.filename}") from error
+        elif isinstance(error, OSError):
+            if error.errno in _NO_SPACE:
+                raise NoSpace(f"{self._store}: {error.strerror}") from error
+            raise Unreachable(f"{self._store}: {error.strerror}: {error.filename}") from error
+
+
+def _flush_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

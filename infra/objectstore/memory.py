@@ -1,0 +1,194 @@
+"""The contract in memory: the reference that every other implementation is compared with.
+
+It keeps versions, delete markers and COMPLIANCE retention, and fails when it is told to: `faults` maps
+the number of a call (counted from 1, all methods together) to what happens there.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from infra.objectstore.contract import AlreadyThere, Locked, NotThere, Stat, Version
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Unreachable
+
+
+class Fault(StrEnum):
+    BEFORE = "before"  # nothing happened, and the caller does not know
+    AFTER = "after"  # it happened, and the caller does not know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    version: str
+    data: bytes | None  # None: a delete marker
+    modified: datetime
+    retain_until: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryStore:
+    clock: Clock
+    name: str = "memory"
+    faults: Mapping[int, Fault] = field(default_factory=dict)
+    calls: int = 0
+    log: list[tuple[str, str]] = field(default_factory=list)  # (method, key) of each call
+    _keys: dict[str, list[_Held]] = field(default_factory=dict)  # versions, the newest first
+    _made: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
+        with self._call("create", key) as fault, self._lock:
+            if self._current(key) is not None:
+                raise AlreadyThere(f"{self.name}: {key} is already there")
+            held = self._push(key, bytes(data), retain_until)
+            fault.after()
+            return held.version
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        with self._call("read", key) as fault, self._lock:
+            data = self._need(key).data
+            assert data is not None, "a current version has bytes"
+            fault.after()
+            return data[start:] if length is None else data[start : start + length]
+
+    def stat(self, key: str) -> Stat:
+        with self._call("stat", key) as fault, self._lock:
+            found = _stat(key, self._need(key))
+            fault.after()
+            return found
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        with self._call("list", prefix) as fault, self._lock:
+            found = [
+                _stat(key, held[0])
+                for key, held in sorted(self._keys.items(), key=lambda kv: kv[0].encode())
+                if key.startswith(prefix) and held[0].data is not None
+            ]
+            fault.after()
+        return iter(found)
+
+    def versions(self, prefix: str = "") -> Iterator[Version]:
+        with self._call("versions", prefix) as fault, self._lock:
+            found = [
+                _version(key, h, latest=n == 0)
+                for key, held in sorted(self._keys.items(), key=lambda kv: kv[0].encode())
+                if key.startswith(prefix)
+                for n, h in enumerate(held)
+            ]
+            fault.after()
+        return iter(found)
+
+    def read_version(self, key: str, *, version: str) -> bytes:
+        with self._call("read_version", key) as fault, self._lock:
+            held = self._find(key, version)
+            if held is None or held.data is None:
+                raise NotThere(f"{self.name}: {key} has no version {version}")
+            fault.after()
+            return held.data
+
+    def remove(self, key: str, *, version: str | None = None) -> None:
+        with self._call("remove", key) as fault, self._lock:
+            if version is None:
+                if self._current(key) is not None:
+                    self._push(key, None, None)
+            elif (held := self._find(key, version)) is not None:
+                if held.retain_until is not None and held.retain_until > self.clock.now():
+                    raise Locked(f"{self.name}: {key} is locked until {held.retain_until}")
+                self._keys[key].remove(held)
+                if not self._keys[key]:
+                    del self._keys[key]
+            fault.after()
+
+    def retain(self, key: str, *, until: datetime, version: str | None = None) -> None:
+        with self._call("retain", key) as fault, self._lock:
+            held = self._need(key) if version is None else self._find(key, version)
+            if held is None:
+                raise NotThere(f"{self.name}: {key} has no version {version}")
+            if held.retain_until is not None and until < held.retain_until:
+                raise Locked(f"{self.name}: {key} is locked until {held.retain_until}")
+            at = self._keys[key].index(held)
+            self._keys[key][at] = replace(held, retain_until=until)
+            fault.after()
+
+    def corrupt(self, key: str, data: bytes) -> None:
+        """For tests: the medium changes bytes behind the store's back."""
+        with self._lock:
+            self._keys[key][0] = replace(self._need(key), data=data)
+
+    def _push(self, key: str, data: bytes | None, retain_until: datetime | None) -> _Held:
+        self._made += 1
+        held = _Held(
+            version=f"{self._made:08d}",
+            data=data,
+            modified=self.clock.now(),
+            retain_until=retain_until,
+        )
+        self._keys.setdefault(key, []).insert(0, held)
+        return held
+
+    def _current(self, key: str) -> _Held | None:
+        held = self._keys.get(key)
+        return held[0] if held and held[0].data is not None else None
+
+    def _need(self, key: str) -> _Held:
+        if (held := self._current(key)) is None:
+            raise NotThere(f"{self.name}: {key} is not there")
+        return held
+
+    def _find(self, key: str, version: str) -> _Held | None:
+        return next((h for h in self._keys.get(key, []) if h.version == version), None)
+
+    def _call(self, method: str, key: str) -> "_Call":
+        with self._lock:
+            self.calls += 1
+            self.log.append((method, key))
+            return _Call(f"{self.name}: {method} {key}", self.faults.get(self.calls))
+
+
+class _Call:
+    def __init__(self, what: str, fault: Fault | None) -> None:
+        self._what, self._fault = what, fault
+
+    def __enter__(self) -> Self:
+        if self._fault is Fault.BEFORE:
+            raise Unreachable(f"{self._what}: did not answer")
+        return self
+
+    def after(self) -> None:
+        if self._fault is Fault.AFTER:
+            raise Unreachable(f"{self._what}: did not answer")
+
+    def __exit__(self, *gone: object) -> None: ...
+
+
+def _stat(key: str, held: _Held) -> Stat:
+    assert held.data is not None
+    return Stat(
+        key=key,
+        size_bytes=len(held.data),
+        version=held.version,
+        modified=held.modified,
+        retain_until=held.retain_until,
+    )
+
+
+def _version(key: str, held: _Held, *, latest: bool) -> Version:
+    return Version(
+        key=key,
+        version=held.version,
+        latest=latest,
+        marker=held.data is None,
+        size_bytes=len(held.data or b""),
+        etag="" if held.data is None else _etag(held.data),
+        modified=held.modified,
+    )
+
+
+def _etag(data: bytes) -> str:
+    # S3's own etag of a single PUT, so that a memory store and a real one can be compared.
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
