@@ -1,5 +1,190 @@
 """`zaibei runbook`: Procedures that run."""
 
+import random
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from zaibei.cli.console import emit, progress, talk
+from zaibei.kernel.clock import SystemClock
+from zaibei.kernel.errors import Usage
+from zaibei.kernel.state import state_dir
+
+if TYPE_CHECKING:
+    from runbooks.engine import Engine
+    from runbooks.journal import Journal
+    from zaibei.kernel.progress import Progress
+
 app = typer.Typer(no_args_is_help=True, help="Procedures that run.")
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+Name = Annotated[str, typer.Argument(help="a name from `zaibei runbook list`, or a file")]
+Typed = Annotated[str | None, typer.Option("--yes-i-mean", help="the site's name, typed")]
+Inventory = Annotated[Path | None, typer.Option(help="Ansible inventory; default: the lab's")]
+
+
+@app.command("list")
+def list_(*, json: Json = False) -> None:
+    """Every runbook, its danger, and the drill that rehearses it."""
+    from runbooks.library import read, runbook_files  # noqa: PLC0415
+
+    books = [read(f).runbook for f in runbook_files()]
+    if json:
+        emit({"runbooks": [b.model_dump(mode="json") for b in books]})
+        return
+    for book in books:
+        print(f"{book.id:22}{book.danger.level:13}{book.drill:20}{book.title.zh} / {book.title.en}")
+
+
+@app.command()
+def show(
+    name: Name,
+    *,
+    lang: Annotated[str, typer.Option(help="zh or en")] = "en",
+    json: Json = False,
+) -> None:
+    """A runbook as people read it."""
+    from runbooks.library import find  # noqa: PLC0415
+    from runbooks.render import page  # noqa: PLC0415
+
+    if lang not in ("zh", "en"):
+        raise Usage(f"no language {lang!r}", hint="zh or en")
+    source = find(name)
+    if json:
+        emit({"digest": source.digest, "runbook": source.runbook.model_dump(mode="json")})
+    else:
+        print(page(source.runbook, lang), end="")
+
+
+@app.command()
+def lint(
+    folder: Annotated[Path | None, typer.Argument(help="default: the library")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Find what is wrong with the runbooks before the night they are needed. Exit 1 on findings."""
+    from runbooks.lint import lint as find_faults  # noqa: PLC0415
+
+    found = find_faults(scenarios=_scenarios(), commands=commands(), folder=folder)
+    if json:
+        emit({"findings": found})
+    else:
+        for one in found:
+            print(one)
+        talk.print(f"{len(found)} findings")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    name: Name,
+    *,
+    site: Annotated[str | None, typer.Option(help="the site it is about")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="another parameter: k=v")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say it, do nothing")] = False,
+    resume: Annotated[str | None, typer.Option(help="take up a run that was stopped")] = None,
+    yes_i_mean: Typed = None,
+    inventory: Inventory = None,
+    json: Json = False,
+) -> None:
+    """Run a runbook: each step journalled and proven before the next one begins."""
+    from runbooks.library import find  # noqa: PLC0415
+    from runbooks.values import given  # noqa: PLC0415
+
+    source, asked = find(name), _asked(site, set_ or [])
+    if dry_run:
+        from runbooks.render import page  # noqa: PLC0415
+
+        values = given(source.runbook, asked)
+        if json:
+            emit(
+                {
+                    "dry_run": True,
+                    "values": values,
+                    "runbook": source.runbook.model_dump(mode="json"),
+                }
+            )
+        else:
+            print(page(source.runbook, "en", values=values), end="")
+            talk.print("dry run: nothing was done")
+        return
+    if source.runbook.approvals.needed:
+        talk.print(
+            f"{source.runbook.id} asks for {source.runbook.approvals.needed} approvals; "
+            "this version does not check them: the journal says `verified: null`"
+        )
+    with progress() as told:
+        engine = _engine(inventory, told)
+        if resume is not None:
+            journal = engine.resume(source, resume, typed=yes_i_mean)
+        else:
+            journal = engine.run(source, asked, typed=yes_i_mean)
+    _report(journal, json=json)
+
+
+@app.command()
+def undo(
+    run: Annotated[str, typer.Argument(help="the id of the run")],
+    *,
+    yes_i_mean: Typed = None,
+    inventory: Inventory = None,
+    json: Json = False,
+) -> None:
+    """Take a run back: the undo of each step that was begun, the last one first."""
+    from runbooks.journal import load  # noqa: PLC0415
+    from runbooks.library import find  # noqa: PLC0415
+
+    source = find(load(run).file)
+    with progress() as told:
+        journal = _engine(inventory, told).undo(source, run, typed=yes_i_mean)
+    _report(journal, json=json)
+
+
+def commands() -> frozenset[str]:
+    """`group command` of every command there is, for the linter."""
+    from zaibei.cli.main import app as whole  # noqa: PLC0415 - it imports this module
+
+    return frozenset(
+        f"{name} {inner}"
+        for name, group in typer.main.get_command(whole).commands.items()  # type: ignore[attr-defined]
+        for inner in getattr(group, "commands", {})
+    )
+
+
+def _scenarios() -> frozenset[str]:
+    folder = Path(str(files("failover"))) / "scenarios"
+    return frozenset(f.stem for f in folder.glob("*.yml"))
+
+
+def _asked(site: str | None, pairs: list[str]) -> dict[str, str]:
+    asked = {} if site is None else {"site": site}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise Usage(f"--set {pair}: not key=value")
+        asked[key] = value
+    return asked
+
+
+def _engine(inventory: Path | None, told: "Progress") -> "Engine":
+    from runbooks.engine import Engine  # noqa: PLC0415
+
+    return Engine(
+        clock=SystemClock(),
+        rng=random.Random(),
+        inventory=inventory or state_dir() / "lab" / "inventory.yml",
+        progress=told,
+    )
+
+
+def _report(journal: "Journal", *, json: bool) -> None:
+    if json:
+        emit(journal)
+        return
+    for step in journal.steps:
+        talk.print(
+            f"{step.state.value:8} {step.id}: {step.said}; proof: {step.proof}", markup=False
+        )
+    talk.print(f"{journal.run}: {journal.state.value}", markup=False)
