@@ -1,0 +1,44 @@
+"""Which label values may exist: the names in the stack, and no other.
+
+A label taken from the wire (a member's name, a URL) is a way to fill a Prometheus with rubbish.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from zaibei.config.model import Role, Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    sites: tuple[str, ...]
+    buckets: tuple[str, ...]
+    vaults: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    lag_limit: dict[str, timedelta]  # by remote site
+    backup_limit: dict[str, timedelta]  # by vault
+    drill_every: dict[str, timedelta]  # by scenario
+
+
+def bounds(stack: Stack) -> Bounds:
+    zero = timedelta(0)
+    # A remote site copies asynchronously: of the declared RPOs only those above zero can be its promise.
+    allowed = [o.rpo for d in stack.databases for o in d.objectives if o.rpo > zero]
+    remote = [s.name for s in stack.sites if s.role is Role.REMOTE]
+    backup_limit: dict[str, timedelta] = {}
+    for database in stack.databases:
+        for vault in database.backup.vaults:
+            limit = database.backup.max_age
+            backup_limit[vault] = min(limit, backup_limit.get(vault, limit))
+    drill_every: dict[str, timedelta] = {}
+    for entry in stack.calendar:
+        drill_every[entry.scenario] = min(entry.every, drill_every.get(entry.scenario, entry.every))
+    return Bounds(
+        sites=tuple(s.name for s in stack.sites),
+        buckets=tuple(b.name for b in stack.buckets),
+        vaults=tuple(backup_limit),
+        scenarios=tuple(drill_every),
+        lag_limit={site: min(allowed) for site in remote} if allowed else {},
+        backup_limit=backup_limit,
+        drill_every=drill_every,
+    )

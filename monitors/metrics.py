@@ -1,0 +1,114 @@
+"""Every metric there is: name, type, unit, meaning, labels. One table.
+
+The exporters refuse a sample that is not declared here, the alert rules and dashboards are held to it by
+a test, and docs/reference/metrics.md is printed from it (`python -P -m monitors.metrics`).
+An unknown value is an absent sample, never a zero: see `zaibei_probe_up`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Where(StrEnum):
+    """Which exporter shows it. No metric is shown by both: a sum would count it twice."""
+
+    OPERATOR = "operator"
+    SITE = "site"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    name: str
+    help: str
+    unit: str  # "" for a flag or a count
+    labels: tuple[str, ...] = ()
+    where: Where = Where.OPERATOR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One measured value. `labels` in the order of the declaration."""
+
+    metric: str
+    labels: tuple[str, ...]
+    value: float
+
+
+def _m(name: str, unit: str, labels: str, text: str, where: Where = Where.OPERATOR) -> Metric:
+    return Metric(name=name, unit=unit, labels=tuple(labels.split()), help=text, where=where)
+
+
+_SITE = Where.SITE
+
+METRICS: tuple[Metric, ...] = (
+    _m("zaibei_probe_up", "", "probe site", "1: the probe got an answer; 0: it did not, and what it would tell is absent"),
+    _m("zaibei_probe_seconds", "seconds", "probe site", "how long the probe took, answered or not"),
+    _m("zaibei_writer", "", "site", "1: the member of the site takes writes (it is not in recovery); 0: it is a standby"),
+    _m("zaibei_epoch", "", "", "timeline of the writer; absent when no writer answers"),
+    _m("zaibei_timeline", "", "site", "timeline of the member of the site"),
+    _m("zaibei_replication_lag_bytes", "bytes", "site", "WAL the standby has not replayed, against the writer asked in the same round; absent when the writer is unknown"),
+    _m("zaibei_replication_lag_seconds", "seconds", "site", "upper bound of the age of the standby's data; 0 only when it was compared with the writer and is level"),
+    _m("zaibei_replication_lag_limit_seconds", "seconds", "site", "the largest loss the stack allows a remote site (smallest RPO above zero)"),
+    _m("zaibei_sync_degraded", "", "", "1: an acknowledged commit is on the writer's site alone, or commits wait for a partner that is not there; absent when no writer answers"),
+    _m("zaibei_patroni_leader", "", "site", "1: Patroni of the site says that its member is the primary"),
+    _m("zaibei_patroni_paused", "", "site", "1: automatic failover is switched off (pause)"),
+    _m("zaibei_etcd_healthy", "", "site", "1: the etcd member of the site answers a linearizable read"),
+    _m("zaibei_door_ready", "", "site", "1: /healthz/ready through the public entry of the site says 200"),
+    _m("zaibei_store_divergent_objects", "", "bucket", "objects that differ between the sites of a bucket, by the last convergence audit"),
+    _m("zaibei_store_audit_age_seconds", "seconds", "bucket", "age of that audit"),
+    _m("zaibei_backup_recorded", "", "vault", "1: at least one successful backup is recorded for the vault; 0: none"),
+    _m("zaibei_backup_age_seconds", "seconds", "vault", "age of the last successful backup"),
+    _m("zaibei_backup_limit_seconds", "seconds", "vault", "the age at which the stack calls a backup of this vault stale"),
+    _m("zaibei_backup_verified_age_seconds", "seconds", "vault", "age of the last backup that was read back and found whole"),
+    _m("zaibei_wal_archive_age_seconds", "seconds", "", "age of the newest archived WAL"),
+    _m("zaibei_wal_archive_lag_seconds", "seconds", "", "lag of the WAL archive behind the writer, as its archiver last wrote"),
+    _m("zaibei_drill_recorded", "", "scenario", "1: a drill of the scenario with a verdict PASS or FAIL is on record; 0: none"),
+    _m("zaibei_drill_last_verdict", "", "scenario verdict", "1 for the verdict of the last drill of the scenario, 0 for the others"),
+    _m("zaibei_drill_age_seconds", "seconds", "scenario", "age of the last drill that measured something (an INVALID one did not)"),
+    _m("zaibei_drill_limit_seconds", "seconds", "scenario", "how often the calendar of the stack wants the drill"),
+    _m("zaibei_cert_expiry_seconds", "seconds", "site endpoint", "time until the certificate shown by the endpoint expires; negative: it has"),
+    _m("zaibei_state_disk_free_ratio", "ratio", "", "free share of the file system that holds zaibei's state, for an unprivileged process"),
+    _m("zaibei_service_up", "", "site service", "1: a TCP connection to the service's port on the site succeeds", _SITE),
+    _m("zaibei_local_in_recovery", "", "site", "1: the local PostgreSQL member is a standby", _SITE),
+    _m("zaibei_local_replay_age_seconds", "seconds", "site", "age of the last transaction the local standby replayed; grows while nobody writes", _SITE),
+    _m("zaibei_disk_free_bytes", "bytes", "site mount", "free bytes of a watched file system, for an unprivileged process", _SITE),
+    _m("zaibei_disk_free_ratio", "ratio", "site mount", "free share of a watched file system", _SITE),
+    _m("zaibei_object_lag_seconds", "seconds", "site", "largest lag of the asynchronous object copies that the site's SeaweedFS reports", _SITE),
+    _m("zaibei_local_probe_up", "", "site probe", "1: the probe of the site's own exporter got an answer", _SITE),
+)  # fmt: skip
+
+BY_NAME = {m.name: m for m in METRICS}
+
+
+def sample(metric: str, value: float, *labels: str) -> Sample:
+    declared = BY_NAME[metric]
+    assert len(labels) == len(declared.labels), f"{metric} has the labels {declared.labels}"
+    return Sample(metric=metric, labels=labels, value=float(value))
+
+
+def reference() -> str:
+    """docs/reference/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Printed from `monitors/metrics.py` (`python -P -m monitors.metrics`); a test holds the two together.",
+        "All are gauges. **A value that nobody could measure is absent**, and `zaibei_probe_up` of its probe is 0.",
+        "",
+    ]
+    titles = {
+        Where.OPERATOR: "## Outside the sites: `zaibei monitor serve`, port 9471",
+        Where.SITE: "## On each site: `monitors.site_exporter`, port 9470",
+    }
+    for where, title in titles.items():
+        lines += [title, "", "| metric | labels | unit | meaning |", "|---|---|---|---|"]
+        lines += [
+            f"| `{m.name}` | {', '.join(m.labels) or '–'} | {m.unit or '–'} | {m.help} |"
+            for m in METRICS
+            if m.where is where
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,165 @@
+"""What other parts wrote down: backups, the store audit, drills. Files under the state folder.
+
+A file that is missing, garbled or from the future is no answer: the reason is told.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from zaibei.kernel.errors import Damage, Unreachable
+
+_MAX_FILE_BYTES = 16 << 20
+_MAX_DRILLS = 500  # newest first; older ones are not looked at
+_SKEW = timedelta(seconds=5)  # two clocks of one stack may differ by this much
+VERDICTS = ("PASS", "FAIL", "INVALID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultRecord:
+    last_success: timedelta | None  # age; None: never
+    last_verified: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupRecord:
+    vaults: Mapping[str, VaultRecord]
+    wal_age: timedelta | None
+    wal_lag: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketAudit:
+    divergent: int
+    age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillRecord:
+    last_verdict: str | None
+    measured_age: timedelta | None  # of the last PASS or FAIL
+
+
+def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord:
+    raw = _object(file)
+    told = _mapping(raw.get("vaults", {}), file)
+    records = {}
+    for vault in vaults:
+        one = _mapping(told.get(vault, {}), file)
+        records[vault] = VaultRecord(
+            last_success=_age(one.get("last_success_at"), now, file),
+            last_verified=_age(one.get("last_verified_at"), now, file),
+        )
+    wal = _mapping(raw.get("wal") or {}, file)
+    return BackupRecord(
+        vaults=records,
+        wal_age=_age(wal.get("newest_archived_at"), now, file),
+        wal_lag=_seconds(wal.get("lag_s"), file),
+    )
+
+
+def audits(file: Path, *, buckets: Sequence[str], now: datetime) -> dict[str, BucketAudit]:
+    """`{"bucket": 0}` or `{"bucket": {"divergent": 0, "checked_at": "…"}}`; buckets never audited are absent."""
+    raw = _object(file)
+    found = {}
+    for bucket in buckets:
+        told = raw.get(bucket)
+        if told is None:
+            continue
+        if isinstance(told, dict):
+            count, checked = told.get("divergent"), told.get("checked_at")
+        else:
+            count, checked = told, None
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise Damage(f"{file}: {bucket}: not a count of objects: {count!r}")
+        found[bucket] = BucketAudit(divergent=count, age=_age(checked, now, file))
+    return found
+
+
+def drills(folder: Path, *, scenarios: Sequence[str], now: datetime) -> dict[str, DrillRecord]:
+    """The newest result of each scenario, from `<folder>/<id>/result.json`.
+
+    A result that cannot be read is Damage: skipping it would show an older verdict as the last.
+    """
+    if not folder.is_dir():
+        raise Unreachable(f"{folder}: no drill has been recorded")
+    last: dict[str, tuple[datetime, str]] = {}
+    measured: dict[str, datetime] = {}
+    # Drill ids sort by their UTC second, so the newest names are the newest drills.
+    for one in sorted(folder.glob("*/result.json"), reverse=True)[:_MAX_DRILLS]:
+        raw = _object(one)
+        scenario, verdict = raw.get("scenario"), str(raw.get("verdict")).upper()
+        if not isinstance(scenario, str) or scenario not in scenarios:
+            continue
+        if verdict not in VERDICTS:
+            raise Damage(f"{one}: verdict is {verdict!r}, not one of {', '.join(VERDICTS)}")
+        ended = _time(raw.get("ended_at"), one)
+        if ended is None:
+            raise Damage(f"{one}: no ended_at")
+        if scenario not in last or ended > last[scenario][0]:
+            last[scenario] = (ended, verdict)
+        if verdict != "INVALID":
+            measured[scenario] = max(ended, measured.get(scenario, ended))
+    return {
+        s: DrillRecord(
+            last_verdict=last[s][1] if s in last else None,
+            measured_age=_since(measured[s], now, folder) if s in measured else None,
+        )
+        for s in scenarios
+    }
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_MAX_FILE_BYTES + 1)
+    except OSError as gone:
+        raise Unreachable(f"{file}: {gone.strerror}") from gone
+    if len(raw) > _MAX_FILE_BYTES:
+        raise Damage(f"{file}: larger than {_MAX_FILE_BYTES} bytes")
+    try:
+        parsed = json.loads(raw)
+    except ValueError as garbled:
+        raise Damage(f"{file}: not JSON") from garbled
+    return _mapping(parsed, file)
+
+
+def _mapping(value: object, file: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Damage(f"{file}: an object was expected where {type(value).__name__} stands")
+    return value
+
+
+def _seconds(value: object, file: Path) -> timedelta | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise Damage(f"{file}: not a number of seconds: {value!r}")
+    return timedelta(seconds=value)
+
+
+def _time(value: object, file: Path) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(str(value))
+    except ValueError as garbled:
+        raise Damage(f"{file}: not a time: {value!r}") from garbled
+    if parsed.tzinfo is None:
+        raise Damage(f"{file}: a time without a zone: {value!r}")
+    return parsed.astimezone(UTC)
+
+
+def _age(value: object, now: datetime, file: Path) -> timedelta | None:
+    at = _time(value, file)
+    return None if at is None else _since(at, now, file)
+
+
+def _since(at: datetime, now: datetime, file: Path) -> timedelta:
+    if at > now + _SKEW:
+        # A clock that jumped would otherwise keep a stale backup fresh until it is overtaken.
+        raise Damage(f"{file}: {at.isoformat()} is in the future")
+    return max(timedelta(0), now - at)

@@ -1,0 +1,267 @@
+"""One round of questions to the whole stack, and what its answers mean as samples.
+
+`questions` says what to ask, `samples` is pure: answers in, samples out. A probe without an answer gives
+`zaibei_probe_up` 0 and nothing else.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from infra.sites import SiteAccess, StackAccess
+from monitors.ask import ask_all
+from monitors.bounds import Bounds
+from monitors.metrics import Sample, sample
+from monitors.probes import certificates, doors, host, https, patroni, postgres, records
+from monitors.reading import OPERATOR, Answer, Probe, Unknown
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Damage
+
+DEADLINE = timedelta(seconds=5)
+_ZERO = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A probe that got no answer."""
+
+    probe: str
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    at: datetime
+    samples: tuple[Sample, ...]
+    silences: tuple[Silence, ...]
+
+
+def survey(
+    access: StackAccess,
+    bounds: Bounds,
+    *,
+    state: Path,
+    clock: Clock,
+    deadline: timedelta = DEADLINE,
+) -> Survey:
+    now = clock.now()
+    asked = questions(access, bounds, state=state, now=now)
+    answers = ask_all(asked, deadline=deadline, clock=clock)
+    return Survey(
+        at=now,
+        samples=tuple(samples(answers, access=access, bounds=bounds, now=now)),
+        silences=tuple(
+            Silence(probe=a.probe, site=a.site, reason=a.value.reason)
+            for a in answers
+            if isinstance(a.value, Unknown)
+        ),
+    )
+
+
+def questions(
+    access: StackAccess, bounds: Bounds, *, state: Path, now: datetime
+) -> list[Probe[Any]]:
+    asked: list[Probe[Any]] = []
+    for site in access.sites:
+        if site.name in bounds.sites:
+            asked += _of_site(access, site, bounds)
+    asked += [
+        Probe(
+            name="backup_record",
+            site=OPERATOR,
+            ask=lambda _: records.backups(
+                state / "backup" / "status.json", vaults=bounds.vaults, now=now
+            ),
+        ),
+        Probe(
+            name="store_audit",
+            site=OPERATOR,
+            ask=lambda _: _audited(state / "store" / "divergence.json", bounds, now),
+        ),
+        Probe(
+            name="drill_record",
+            site=OPERATOR,
+            ask=lambda _: records.drills(state / "drills", scenarios=bounds.scenarios, now=now),
+        ),
+        Probe(name="state_disk", site=OPERATOR, ask=lambda _: host.disk_free(state)),
+        Probe(
+            name="cert_client",
+            site=OPERATOR,
+            ask=lambda _: certificates.on_disk(access.client_cert),
+        ),
+        Probe(name="cert_ca", site=OPERATOR, ask=lambda _: certificates.on_disk(access.ca_file)),
+    ]
+    return asked
+
+
+def _audited(file: Path, bounds: Bounds, now: datetime) -> dict[str, records.BucketAudit]:
+    found = records.audits(file, buckets=bounds.buckets, now=now)
+    if missing := [b for b in bounds.buckets if b not in found]:
+        # One bucket that nobody audits must not hide behind another that is clean.
+        raise Damage(f"{file}: never audited: {', '.join(missing)}")
+    return found
+
+
+def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[Probe[Any]]:
+    def tls() -> Any:
+        return https.context(
+            ca_file=access.ca_file, client_cert=access.client_cert, client_key=access.client_key
+        )
+
+    def member(deadline: timedelta) -> postgres.Member:
+        return postgres.ask(
+            access.member_dsn(site.name, user="zaibei_probe", database="postgres"),
+            password=access.password("zaibei_probe"),
+            deadline=deadline,
+        )
+
+    def shown(url: str, deadline: timedelta) -> datetime:
+        return certificates.shown(
+            url,
+            client_cert=access.client_cert,
+            client_key=access.client_key,
+            deadline=deadline,
+        )
+
+    def store(deadline: timedelta) -> None:
+        for bucket in bounds.buckets[:1]:
+            doors.store(site.store, bucket=bucket, ca_file=access.ca_file, deadline=deadline)
+
+    yield Probe(name="postgres", site=site.name, ask=member)
+    yield Probe(
+        name="patroni",
+        site=site.name,
+        ask=lambda d: patroni.own(site.patroni_url, tls=tls(), deadline=d),
+    )
+    yield Probe(
+        name="etcd", site=site.name, ask=lambda d: doors.etcd(site.etcd_url, tls=tls(), deadline=d)
+    )
+    yield Probe(
+        name="door",
+        site=site.name,
+        ask=lambda d: doors.entry(site.entry_url, tls=tls(), deadline=d),
+    )
+    yield Probe(name="store", site=site.name, ask=store)
+    yield Probe(
+        name="exporter",
+        site=site.name,
+        ask=lambda d: https.request(f"{site.exporter_url}/metrics", tls=tls(), deadline=d).status,
+    )
+    for endpoint, url in _tls_endpoints(site):
+        yield Probe(name=f"cert_{endpoint}", site=site.name, ask=partial(shown, url))
+
+
+def _tls_endpoints(site: SiteAccess) -> tuple[tuple[str, str], ...]:
+    return (
+        ("entry", site.entry_url),
+        ("patroni", site.patroni_url),
+        ("store", site.store.endpoint),
+        ("exporter", site.exporter_url),
+    )
+
+
+def samples(
+    answers: Sequence[Answer[Any]], *, access: StackAccess, bounds: Bounds, now: datetime
+) -> Iterator[Sample]:
+    for answer in answers:
+        answered = not isinstance(answer.value, Unknown)
+        yield sample("zaibei_probe_up", answered, answer.probe, answer.site)
+        yield sample("zaibei_probe_seconds", answer.took.total_seconds(), answer.probe, answer.site)
+        if answered:
+            yield from _alone(answer.probe, answer.site, answer.value, now=now)
+    members = {
+        a.site: a.value
+        for a in answers
+        if a.probe == "postgres" and isinstance(a.value, postgres.Member)
+    }
+    yield from _together(members, addresses={s.name: s.address for s in access.sites})
+    for site, limit in bounds.lag_limit.items():
+        yield sample("zaibei_replication_lag_limit_seconds", limit.total_seconds(), site)
+    for vault, limit in bounds.backup_limit.items():
+        yield sample("zaibei_backup_limit_seconds", limit.total_seconds(), vault)
+    for scenario, every in bounds.drill_every.items():
+        yield sample("zaibei_drill_limit_seconds", every.total_seconds(), scenario)
+
+
+def _alone(probe: str, site: str, value: Any, *, now: datetime) -> Iterable[Sample]:
+    """What one answer says without the others."""
+    match probe:
+        case "postgres":
+            yield sample("zaibei_writer", not value.in_recovery, site)
+            yield sample("zaibei_timeline", value.timeline, site)
+        case "patroni":
+            yield sample("zaibei_patroni_leader", value.leads, site)
+            yield sample("zaibei_patroni_paused", value.paused, site)
+        case "etcd":
+            yield sample("zaibei_etcd_healthy", value, site)
+        case "door":
+            yield sample("zaibei_door_ready", doors.ready(value), site)
+        case "backup_record":
+            yield from _backups(value)
+        case "store_audit":
+            for bucket, audit in value.items():
+                yield sample("zaibei_store_divergent_objects", audit.divergent, bucket)
+                if audit.age is not None:
+                    yield sample(
+                        "zaibei_store_audit_age_seconds", audit.age.total_seconds(), bucket
+                    )
+        case "drill_record":
+            yield from _drills(value)
+        case "state_disk":
+            yield sample("zaibei_state_disk_free_ratio", value[1])
+        case name if name.startswith("cert_"):
+            left = (value - now).total_seconds()
+            yield sample("zaibei_cert_expiry_seconds", left, site, name.removeprefix("cert_"))
+        case _:
+            pass  # store and exporter: that they answered is all there is to say
+
+
+def _backups(record: records.BackupRecord) -> Iterator[Sample]:
+    for vault, one in record.vaults.items():
+        yield sample("zaibei_backup_recorded", one.last_success is not None, vault)
+        if one.last_success is not None:
+            yield sample("zaibei_backup_age_seconds", one.last_success.total_seconds(), vault)
+        if one.last_verified is not None:
+            yield sample(
+                "zaibei_backup_verified_age_seconds", one.last_verified.total_seconds(), vault
+            )
+    if record.wal_age is not None:
+        yield sample("zaibei_wal_archive_age_seconds", record.wal_age.total_seconds())
+    if record.wal_lag is not None:
+        yield sample("zaibei_wal_archive_lag_seconds", record.wal_lag.total_seconds())
+
+
+def _drills(found: dict[str, records.DrillRecord]) -> Iterator[Sample]:
+    for scenario, record in found.items():
+        yield sample("zaibei_drill_recorded", record.measured_age is not None, scenario)
+        if record.measured_age is not None:
+            yield sample("zaibei_drill_age_seconds", record.measured_age.total_seconds(), scenario)
+        if record.last_verdict is not None:
+            for verdict in records.VERDICTS:
+                yield sample(
+                    "zaibei_drill_last_verdict", verdict == record.last_verdict, scenario, verdict
+                )
+
+
+def _together(
+    members: dict[str, postgres.Member], *, addresses: dict[str, str]
+) -> Iterator[Sample]:
+    """What only the members side by side can say: epoch, durability, lag."""
+    writers = [m for m in members.values() if not m.in_recovery]
+    # Two writers: the younger epoch is the one that the stack follows; the alert says the rest.
+    writer = max(writers, key=lambda m: m.timeline, default=None)
+    if writer is not None:
+        yield sample("zaibei_epoch", writer.timeline)
+        yield sample("zaibei_sync_degraded", postgres.sync_degraded(writer) is not None)
+    for site, member in members.items():
+        if not member.in_recovery:
+            continue
+        behind = postgres.lag(member, writer, site=site, address=addresses[site])
+        if behind.behind_bytes is not None:
+            yield sample("zaibei_replication_lag_bytes", behind.behind_bytes, site)
+        if behind.age is not None:
+            yield sample("zaibei_replication_lag_seconds", behind.age.total_seconds(), site)
