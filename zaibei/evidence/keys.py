@@ -1,0 +1,159 @@
+"""The keys of the evidence: made once, private parts 0600, never replaced silently.
+
+P-256 signs statements, Ed25519 signs the log's head, SM2 adds a second line to it where `openssl` can.
+A key in the same folder as the data proves nothing: fingerprints are compared out of band.
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization as ser
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from zaibei.evidence import note, sm2
+from zaibei.kernel.errors import Damage, Missing, ToolFailed
+from zaibei.kernel.state import write_atomic
+
+_PRIVATE = 0o600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicKeys:
+    """As PEM, by the names they have in a pack."""
+
+    p256: bytes
+    ed25519: bytes
+    sm2: bytes | None
+    sm2_absent: str | None  # why there is no second line
+
+    @property
+    def p256_key(self) -> ec.EllipticCurvePublicKey:
+        return load_p256(self.p256)
+
+    @property
+    def keyid(self) -> str:
+        return fingerprint(self.p256)
+
+    def files(self) -> dict[str, bytes]:
+        found = {"p256.pub": self.p256, "ed25519.pub": self.ed25519, "sm2.pub": self.sm2}
+        return {name: pem for name, pem in found.items() if pem is not None}
+
+
+def make_once(directory: Path) -> None:
+    """Create what is missing. Safe to repeat after a crash in the middle."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    p256, ed = directory / "p256.key", directory / "ed25519.key"
+    if not p256.exists():
+        write_atomic(p256, _pem(ec.generate_private_key(ec.SECP256R1())), mode=_PRIVATE)
+    if not ed.exists():
+        write_atomic(ed, _pem(ed25519.Ed25519PrivateKey.generate()), mode=_PRIVATE)
+    write_atomic(p256.with_suffix(".pub"), _public_pem(p256_private(directory).public_key()))
+    write_atomic(ed.with_suffix(".pub"), _public_pem(ed25519_private(directory).public_key()))
+    second = directory / "sm2.key"
+    try:
+        if not second.exists():
+            write_atomic(second, sm2.new_private_pem(), mode=_PRIVATE)
+        write_atomic(second.with_suffix(".pub"), sm2.public_pem(second))
+    except (ToolFailed, Missing) as cannot:
+        write_atomic(directory / "sm2.absent", f"{cannot.message}\n")
+
+
+def public(directory: Path) -> PublicKeys:
+    """Raises Damage when a key is gone: a new one would not verify what the old one signed."""
+    try:
+        second = directory / "sm2.pub"
+        absent = directory / "sm2.absent"
+        return PublicKeys(
+            p256=(directory / "p256.pub").read_bytes(),
+            ed25519=(directory / "ed25519.pub").read_bytes(),
+            sm2=second.read_bytes() if second.exists() else None,
+            sm2_absent=None
+            if second.exists()
+            else absent.read_text().strip()
+            if absent.exists()
+            else "no SM2 key was made",
+        )
+    except FileNotFoundError as gone:
+        raise Damage(
+            f"a key of the evidence is gone: {gone.filename}",
+            hint="bring it back from escrow; a new key cannot continue this log",
+        ) from gone
+
+
+def p256_private(directory: Path) -> ec.EllipticCurvePrivateKey:
+    key = _private(directory / "p256.key")
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+def ed25519_private(directory: Path) -> ed25519.Ed25519PrivateKey:
+    key = _private(directory / "ed25519.key")
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    return key
+
+
+def load_p256(pem: bytes) -> ec.EllipticCurvePublicKey:
+    key = _load(pem)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise Damage("the statement key is not P-256")
+    return key
+
+
+def load_ed25519(pem: bytes) -> ed25519.Ed25519PublicKey:
+    key = _load(pem)
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise Damage("the log key is not Ed25519")
+    return key
+
+
+def raw_ed25519(key: ed25519.Ed25519PublicKey) -> bytes:
+    return key.public_bytes(ser.Encoding.Raw, ser.PublicFormat.Raw)
+
+
+def der(pem: bytes) -> bytes:
+    """SubjectPublicKeyInfo of any public key, SM2 included: the PEM's own bytes."""
+    body = b"".join(line for line in pem.splitlines() if not line.startswith(b"-----"))
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as bad:
+        raise Damage("a public key is not PEM") from bad
+
+
+def fingerprint(pem: bytes) -> str:
+    """sha256 of the SubjectPublicKeyInfo, in hex: what is printed on paper and compared."""
+    return hashlib.sha256(der(pem)).hexdigest()
+
+
+def log_line(key: ed25519.Ed25519PrivateKey, *, name: str, text: bytes) -> note.SignatureLine:
+    identity = note.key_id(name, note.ED25519, raw_ed25519(key.public_key()))
+    return note.SignatureLine(name=name, key_id=identity, signature=key.sign(text))
+
+
+def is_sm2(line: note.SignatureLine, public: bytes | None) -> bool:
+    return public is not None and line.key_id == note.key_id(line.name, note.SM2_SM3, der(public))
+
+
+def _private(path: Path) -> object:
+    try:
+        return ser.load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError as gone:
+        raise Damage(
+            f"a private key of the evidence is gone: {path}", hint="bring it back from escrow"
+        ) from gone
+
+
+def _load(pem: bytes) -> object:
+    try:
+        return ser.load_pem_public_key(pem)
+    except ValueError as bad:
+        raise Damage("a public key is not PEM") from bad
+
+
+def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption())
+
+
+def _public_pem(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:
+    return key.public_bytes(ser.Encoding.PEM, ser.PublicFormat.SubjectPublicKeyInfo)
