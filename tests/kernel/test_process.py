@@ -1,0 +1,115 @@
+"""Programs we start: real ones. An argv, a deadline, and their last words."""
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from zaibei.kernel.errors import Missing, ToolFailed
+from zaibei.kernel.process import run
+
+PYTHON = sys.executable
+
+
+def test_stdout_comes_back_as_text() -> None:
+    assert run(["printf", "人口 ok"]) == "人口 ok"
+
+
+def test_arguments_are_not_read_by_a_shell() -> None:
+    assert run(["printf", "%s", "$HOME; `id` && *"]) == "$HOME; `id` && *"
+
+
+def test_a_program_that_is_not_there_is_missing() -> None:
+    with pytest.raises(Missing, match="zaibei-no-such-program: no such program") as caught:
+        run(["zaibei-no-such-program"])
+    assert caught.value.hints
+
+
+def test_a_bad_end_has_the_code_and_the_last_words() -> None:
+    with pytest.raises(ToolFailed, match="exit 3: it broke") as caught:
+        run([PYTHON, "-c", "import sys; sys.stderr.write('it broke'); sys.exit(3)"])
+    assert caught.value.exit_code == 9
+
+
+def test_without_words_on_stderr_those_on_stdout_are_told() -> None:
+    with pytest.raises(ToolFailed, match="exit 1: said here"):
+        run([PYTHON, "-c", "print('said here'); raise SystemExit(1)"])
+
+
+def test_long_words_are_cut_to_the_last() -> None:
+    with pytest.raises(ToolFailed) as caught:
+        run([PYTHON, "-c", "import sys; sys.stderr.write('x' * 100000 + 'the end'); sys.exit(1)"])
+    assert caught.value.message.endswith("the end")
+    assert len(caught.value.message) < 3000
+
+
+def test_another_code_may_be_fine() -> None:
+    assert run([PYTHON, "-c", "print('none'); raise SystemExit(1)"], ok=(0, 1)) == "none\n"
+
+
+def test_at_the_deadline_the_program_is_killed_and_not_left_behind(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    code = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    with pytest.raises(ToolFailed, match=r"not done after 1\.5 s"):
+        run([PYTHON, "-S", "-c", code], deadline=timedelta(seconds=1.5))
+    pid = int(told.read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_secret_on_stdin_or_in_the_environment_is_in_no_message() -> None:
+    code = "import os, sys; sys.stdin.read(); os.environ['S']; sys.exit(1)"
+    with pytest.raises(ToolFailed) as caught:
+        run([PYTHON, "-c", code], stdin=b"hunter2", env={"S": "hunter3"})
+    assert "hunter2" not in str(caught.value)
+    assert "hunter3" not in str(caught.value)
+
+
+def test_the_environment_is_what_was_given_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LEAK", "1")
+    code = "import os; print(os.environ.get('LEAK'), os.environ.get('GIVEN'))"
+    assert run([PYTHON, "-c", code], env={"GIVEN": "2"}) == "None 2\n"
+
+
+def test_nobody_waits_for_a_keyboard() -> None:
+    assert run([PYTHON, "-c", "import sys; print(repr(sys.stdin.read()))"]) == "''\n"
+
+
+def test_the_folder_is_as_given(tmp_path: Path) -> None:
+    assert run(["pwd", "-P"], cwd=tmp_path).strip() == str(tmp_path.resolve())
+
+
+def test_output_that_is_not_utf_8_does_not_end_in_a_traceback() -> None:
+    assert run(["printf", r"\377ok"]) == "\ufffdok"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_as_another_user_no_group_of_root_is_kept() -> None:
+    said = run(["id", "-u", "-n"], user="daemon", cwd=Path("/")).strip()
+    assert said == "daemon"
+    groups = run(["id", "-G"], user="daemon", cwd=Path("/")).split()
+    assert "0" not in groups
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.xfail(raises=KeyError, strict=True, reason="run() asks for a group of the user's name")
+def test_as_a_user_whose_group_has_another_name() -> None:
+    assert run(["id", "-u", "-n"], user="nobody", cwd=Path("/")).strip() == "nobody"
+
+
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="run() takes both for the program")
+def test_a_folder_that_is_not_there_is_not_called_a_program(tmp_path: Path) -> None:
+    with pytest.raises(Missing) as caught:
+        run(["true"], cwd=tmp_path / "gone")
+    assert str(tmp_path / "gone") in caught.value.message
+
+
+@pytest.mark.xfail(raises=PermissionError, strict=True, reason="run() lets the OSError through")
+def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a program")
+    with pytest.raises((Missing, ToolFailed)):
+        run([tmp_path / "text"])
