@@ -32,6 +32,15 @@ class TableFacts:
     checksum: str
 
 
+def databases(dsn: str) -> list[str]:
+    """Those that people made or may have written to: all that accept connections, without templates."""
+    with psycopg.connect(dsn) as connection:
+        found = connection.execute(
+            "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1"
+        ).fetchall()
+    return [str(row[0]) for row in found]
+
+
 def table_facts(dsn: str) -> dict[str, TableFacts]:
     """Every ordinary table of one database, as of one moment, by `schema.table`.
 

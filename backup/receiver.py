@@ -23,6 +23,7 @@ from backup.wal import (
     PAGE_BYTES,
     SEGMENT_BYTES,
     Archive,
+    Item,
     gaps,
     is_history,
     is_segment,
@@ -82,6 +83,14 @@ class _Lane:
     error: str | None = None
     listed: bool = False
 
+    def items(self) -> list[Item]:
+        """What the vault holds, as far as this process knows; no call to the store."""
+        whole = [parse_segment(n) for n in list(self.done) if is_segment(n)]
+        growing = [parse_segment(n) for n in list(self.parts)]
+        return [Item(key="", epoch=t, timeline=t, segment=s) for t, s in whole] + [
+            Item(key="", epoch=t, timeline=t, segment=s, part=1) for t, s in growing
+        ]
+
 
 class WalArchiver:
     """Use as a context manager; call `run` in a thread, or `poll` yourself. `status` from any thread."""
@@ -123,13 +132,17 @@ class WalArchiver:
         self.stop()
         self._pool.shutdown(cancel_futures=True)
 
-    def run(self, stop: threading.Event) -> None:
-        """Until `stop` is set, then one last round."""
+    def run(
+        self, stop: threading.Event, *, told: Callable[[WalStatus], None] = lambda _: None
+    ) -> None:
+        """Until `stop` is set, then one last round. `told` hears the status after each."""
         while not stop.is_set():
             self.poll()
+            told(self.status())
             stop.wait(INTERVAL.total_seconds())
         self.stop()
         self.poll(receive=False)
+        told(self.status())
 
     def poll(self, *, receive: bool = True, wait_for: timedelta = INTERVAL) -> None:
         """One round: mind the receiver, hand every idle lane its work, wait a little for them."""
@@ -164,7 +177,7 @@ class WalArchiver:
 
     def status(self) -> WalStatus:
         newest = self._seen[-1][0] if self._seen else None
-        held = [i for lane in self._lanes if lane.listed for i in lane.archive.items()]
+        missing = [g for lane in self._lanes for g in gaps(lane.items())]
         return WalStatus(
             receiving=self._down_since is None,
             restarts=max(0, self._starts - 1),
@@ -182,7 +195,7 @@ class WalArchiver:
                 for lane in self._lanes
             ),
             error=self._error,
-            gaps=tuple(dict.fromkeys(gaps(held))),
+            gaps=tuple(dict.fromkeys(missing)),
         )
 
     # the receiver

@@ -21,6 +21,7 @@ BUCKET: Final = "zaibei-vault"
 VAULT_SITES: Final = ("site-b", "site-c")
 PREFIX: Final = "backup/"
 WRITER: Final = "writer"
+ROLE: Final = "zaibei_backup"  # of PostgreSQL: may replicate and read
 _KEY, _SECRET, _CA = "ZAIBEI_S3_KEY", "ZAIBEI_S3_SECRET_FILE", "ZAIBEI_S3_CA_FILE"
 
 
@@ -141,3 +142,22 @@ def _s3(url: str) -> ObjectStore:
         role=WRITER,
         prefix=prefix,
     )
+
+
+def standby(access: sites.StackAccess | None = None) -> tuple[str, str]:
+    """Conninfo of a reader, without the password; and that. The replica doors come first, then the
+    primary ones: with one member left a backup from the writer is better than none."""
+    stack = access or sites.load()
+    hosts = [s.address for s in stack.sites] * 2
+    ports = [s.replica_port for s in stack.sites] + [s.primary_port for s in stack.sites]
+    changed = {"host": ",".join(hosts), "port": ",".join(map(str, ports))}
+    doors = stack.primary_dsn(user=ROLE, database="postgres").split(" ")
+    pairs = dict(part.split("=", 1) for part in doors) | changed
+    return " ".join(f"{k}={v}" for k, v in pairs.items()), stack.password(ROLE)
+
+
+def writer_doors(access: sites.StackAccess | None = None) -> tuple[str, str]:
+    """Conninfo for the WAL archiver: through every primary door to whoever takes writes."""
+    stack = access or sites.load()
+    doors = stack.primary_dsn(user=ROLE, database="postgres")
+    return f"{doors} target_session_attrs=read-write", stack.password(ROLE)
