@@ -37,7 +37,7 @@ class SiteConfig:
     mounts: dict[str, Path]  # label -> a path on the file system
     postgres_dsn: str | None  # without the password
     password_file: Path | None
-    seaweed_metrics_url: str | None
+    object_lag_url: str | None
 
 
 def config(path: Path) -> SiteConfig:
@@ -53,7 +53,7 @@ def config(path: Path) -> SiteConfig:
             mounts={str(k): Path(v) for k, v in raw["mounts"].items()},
             postgres_dsn=raw.get("postgres_dsn"),
             password_file=Path(raw["password_file"]) if raw.get("password_file") else None,
-            seaweed_metrics_url=raw.get("seaweed_metrics_url"),
+            object_lag_url=raw.get("object_lag_url"),
         )
     except OSError as gone:
         raise Missing(f"{path}: {gone.strerror}", hint="the role `exporter` writes it") from gone
@@ -85,7 +85,7 @@ def _questions(site: SiteConfig) -> list[Probe[Any]]:
     ]
     if site.postgres_dsn is not None:
         asked.append(Probe(name="postgres", site=site.site, ask=partial(_member, site)))
-    if (url := site.seaweed_metrics_url) is not None:
+    if (url := site.object_lag_url) is not None:
         asked.append(Probe(name="object_lag", site=site.site, ask=partial(_object_lag, url)))
     return asked
 
