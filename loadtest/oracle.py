@@ -47,6 +47,7 @@ FULL = StallTest(
     length=timedelta(seconds=60),
     base=timedelta(milliseconds=10),
     freeze=timedelta(seconds=1),
+    send_lag_p99_max=timedelta(milliseconds=4),  # as late as p99 may be off: no judge
 )
 
 

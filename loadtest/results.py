@@ -51,6 +51,7 @@ class SurgeResult:
 
     scenario: str
     seed: int
+    start_s: float | None  # monotonic: second 0 of the series, on the drill's own clock
     duration: timedelta  # of the arrivals
     offered: int  # citizens the schedule meant to come
     sent: int  # requests, refreshes and retries included
@@ -188,13 +189,19 @@ def live(tallies: Sequence[Tally]) -> Live:
 
 
 def summarise(
-    plan: Plan, tallies: Sequence[Tally], *, asked_to_stop_s: float | None = None
+    plan: Plan,
+    tallies: Sequence[Tally],
+    *,
+    asked_to_stop_s: float | None = None,
+    start_s: float | None = None,
 ) -> SurgeResult:
     """Merge the workers of `plan`. A worker without an `end` line is held against the whole of its slice,
     or against what was due when the controller asked it to stop.
     """
     assert len(tallies) == plan.of, "a tally for every worker, also for one that wrote nothing"
-    horizon_s = min(plan.shape.duration_s, asked_to_stop_s or plan.shape.duration_s)
+    horizon_s = plan.shape.duration_s
+    if asked_to_stop_s is not None:
+        horizon_s = min(horizon_s, asked_to_stop_s)
     offered: Counter[int] = Counter()
     for worker, tally in enumerate(tallies):
         until_s = tally.ended_s if tally.ended in ("finished", "stopped") else horizon_s
@@ -230,6 +237,7 @@ def summarise(
     return SurgeResult(
         scenario=plan.scenario,
         seed=plan.seed,
+        start_s=start_s,
         duration=timedelta(seconds=duration_s),
         offered=came,
         sent=sum(t.sent for t in tallies),

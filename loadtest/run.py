@@ -47,7 +47,7 @@ class _Worker:
     def say(self, word: str) -> None:
         try:
             os.write(self.pipe, word.encode() + b"\n")
-        except (BrokenPipeError, BlockingIOError, OSError):
+        except OSError:
             return  # it has ended, or hangs: its results will show which
 
     def read(self) -> Tally:
@@ -106,6 +106,7 @@ class Surge:
             self.plan,
             [w.read() for w in self._workers],
             asked_to_stop_s=self._stopped_s,
+            start_s=self.start_s,
         )
 
     def close(self) -> None:

@@ -17,7 +17,9 @@ import gc
 import json
 import os
 import struct
+import sys
 import time
+import traceback
 from pathlib import Path
 from urllib.parse import quote
 
@@ -38,6 +40,7 @@ from loadtest.shapes import arrivals
 
 _NAP_MAX_S = 0.2  # the longest the scheduler sleeps without looking whether it shall stop
 _CLOCK_MONOTONIC = 1
+_SOFTWARE = 70  # sysexits: an internal error
 
 
 class Timer:
@@ -175,6 +178,7 @@ class Engine:
         gc.collect()
         gc.freeze()  # a full collection of locust's own objects is a 30 ms pause in the crowd
         writer = gevent.spawn(self._write_each_second)
+        writer.link_exception(_die)
         self._let_them_come()
         # The end of the arrivals is the end of what was intended; those inside may finish.
         deadline_s = time.monotonic() + self.drain_s
@@ -201,7 +205,8 @@ class Engine:
                 return
             self.record.arrived(arrival.at_s)
             if self.pool.free_count() > 0:
-                self.pool.spawn(self._citizen, arrival)
+                # A citizen that dies of our bug must not be counted against the service.
+                self.pool.spawn(self._citizen, arrival).link_exception(_die)
             else:
                 self.record.dropped(arrival.at_s)
         self._sleep_until(timer, plan.shape.duration_s)
@@ -359,20 +364,36 @@ def _short(error):
     return str(error)[:80]
 
 
+def _die(greenlet=None):
+    """A bug of ours, or a full disk: end without an `end` line, which makes the run INVALID."""
+    if greenlet is None:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(_SOFTWARE)
+
+
 class Citizens(User):
     @task
     def come(self):
+        try:
+            self._come()
+        except Exception:
+            # locust would log it and call the task again: a second crowd on top of the first.
+            _die()
+
+    def _come(self):
         path = Path(os.environ[ENV_PLAN])
         plan = load(path)
         recorder = Recorder(path.with_name(f"results-{plan.worker}.jsonl"))
         engine = Engine(plan, recorder, self.environment.events)
         listener = gevent.spawn(engine.listen, int(os.environ[ENV_CONTROL]))
+        listener.link_exception(_die)  # deaf, it would not hear its controller die
         reason, ended_s = engine.run()
         recorder.end(reason=reason, at_s=ended_s, unfinished=len(engine.pool))
         recorder.close()
         listener.kill()
         if engine.lost:
             # Nobody waits for a tidy end, and a greenlet that swallowed its kill could go on sending.
-            os._exit(70)
+            os._exit(_SOFTWARE)
         gevent.spawn(self.environment.runner.quit)
         gevent.sleep(3600)  # ended by quit

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.guard import NotOurs
+from loadtest.guard import Door, NotOurs
 from loadtest.oracle import RiggedService
 from loadtest.results import SurgeResult
-from loadtest.run import Surge, start
+from loadtest.run import Surge, _spawn, start
 from loadtest.scenario import LIBRARY, SurgeScenario
 from loadtest.shapes import intended_by
 from zaibei.kernel.clock import SystemClock
@@ -215,7 +215,7 @@ def test_the_load_ends_when_its_controllers_heart_stops(
 _CONTROLLER = """
 import sys, time
 from pathlib import Path
-from loadtest.run import Surge, start
+from loadtest.run import start
 from loadtest.scenario import parse
 from zaibei.kernel.clock import SystemClock
 text, url, folder = sys.argv[1:]
@@ -264,6 +264,24 @@ def _alive(pid: int) -> bool:
         return False
     # An orphan's body may wait for init to notice: a zombie sends nothing.
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_an_engine_given_a_plan_by_hand_refuses_a_foreign_address_itself(
+    scenario: Bend, tmp_path: Path
+) -> None:
+    foreign = Door(url="https://x", tls=True, host="x", port=443, address="192.0.2.10")
+    plan = scenario("/ok").plan(doors=[foreign], declared=["192.0.2.10"], ca_file=None, seed=1)
+    worker = _spawn(plan, tmp_path)
+    try:
+        code = worker.process.wait(timeout=PATIENT.total_seconds())
+    finally:
+        worker.process.kill()
+        worker.process.wait()
+        os.close(worker.pipe)
+
+    assert code == 70
+    assert "NotOurs" in worker.log.read_text()
+    assert not worker.read().ready
 
 
 def test_a_host_that_is_not_ours_is_refused_before_anything_starts(

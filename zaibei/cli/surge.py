@@ -36,6 +36,7 @@ def list_(*, json: Json = False) -> None:
             f"{s.name}  {s.title.zh} · {s.title.en}  ({s.hazard}, {curve.duration_s:g} s, "
             f"up to {curve.peak_rps:g}/s)",
             markup=False,
+            soft_wrap=True,
         )
 
 
@@ -148,12 +149,14 @@ def _say_surge(report: "SurgeReport") -> None:
     )
     for clause in report.clauses:
         mark = "holds" if clause.holds else "BROKEN"
-        talk.print(f"{mark}: {clause.what} {clause.wanted}: {clause.got}", markup=False)
+        talk.print(
+            f"{mark}: {clause.what} {clause.wanted}: {clause.got}", markup=False, soft_wrap=True
+        )
     for reason, n in list(r.reasons.items())[:5]:
-        talk.print(f"  {n} x {reason}", markup=False)
+        talk.print(f"  {n} x {reason}", markup=False, soft_wrap=True)
     for reason in r.generator_verdict.reasons:
-        talk.print(f"generator: {reason}", markup=False)
-    talk.print(f"{report.verdict}  {report.run_dir}", markup=False)
+        talk.print(f"generator: {reason}", markup=False, soft_wrap=True)
+    talk.print(f"{report.verdict}  {report.run_dir}", markup=False, soft_wrap=True)
 
 
 def _say_oracle(report: "OracleReport") -> None:
@@ -167,7 +170,7 @@ def _say_oracle(report: "OracleReport") -> None:
     line("this engine", report.measured)
     line("stock locust, closed loop", report.stock)
     for reason in report.result.generator_verdict.reasons:
-        talk.print(f"generator: {reason}", markup=False)
+        talk.print(f"generator: {reason}", markup=False, soft_wrap=True)
     talk.print(str(report.verdict))
 
 
