@@ -4,7 +4,7 @@ Both sides come sorted from the server and are walked once, side by side: memory
 whatever the size. Inside a database the foreign keys have already answered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -13,7 +13,6 @@ import psycopg
 
 from infra.data.load import DsnFor, connected
 from infra.data.numbers import why_not_credit, why_not_identity
-from infra.data.world import BUCKET
 from infra.objectstore.contract import NotThere, ObjectStore
 from zaibei.kernel.progress import Progress, Silent
 
@@ -75,12 +74,12 @@ class Tally:
 class Check:
     links: tuple[Tally, ...]
     malformed: tuple[Tally, ...]  # numbers and codes whose check character is wrong
-    pictures: Tally | None  # None: no store was given, so nobody looked
+    pictures: tuple[Tally, ...]  # a store each; empty: none was given, so nobody looked
 
     @property
     def sound(self) -> bool:
         """Nothing dangles among what was looked at."""
-        looked = (*self.links, *self.malformed, *((self.pictures,) if self.pictures else ()))
+        looked = (*self.links, *self.malformed, *self.pictures)
         return not any(t.dangling for t in looked)
 
 
@@ -101,7 +100,7 @@ def dangling(references: Iterator[str], keys: Iterator[str]) -> Iterator[str]:
 def check(
     dsn_for: DsnFor,
     password: str | None,
-    objects: ObjectStore | None = None,
+    objects: Sequence[ObjectStore] = (),
     *,
     deep: bool = False,
     progress: Progress | None = None,
@@ -121,9 +120,7 @@ def check(
             _malformed(conns[d], f"{d}.{t}.{c}", t, c, progress) for d, t, c in _TARGETS.values()
         )
         links = tuple(_walk(conns, link, progress) for link in LINKS)
-        pictures = (
-            None if objects is None else _pictures(conns["geospatial"], objects, deep, progress)
-        )
+        pictures = tuple(_pictures(conns["geospatial"], o, deep, progress) for o in objects)
     return Check(links=links, malformed=malformed, pictures=pictures)
 
 
@@ -161,8 +158,8 @@ def _malformed(
 def _pictures(
     conn: psycopg.Connection, objects: ObjectStore, deep: bool, progress: Progress
 ) -> Tally:
-    progress.step("pictures")
-    tally = Tally(name=f"geospatial.image.key -> {BUCKET}", personal=False)
+    progress.step(f"pictures at {objects.name}")
+    tally = Tally(name=f"geospatial.image.key -> {objects.name}", personal=False)
     with conn.cursor(name="pictures") as cursor:
         cursor.itersize = _BATCH
         cursor.execute('SELECT key, sha256, size_bytes FROM image ORDER BY key COLLATE "C"')

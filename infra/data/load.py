@@ -18,7 +18,7 @@ from psycopg import sql
 
 from infra.data.world import DATABASES, GENERATION, Row, Table, World
 from infra.objectstore.contract import AlreadyThere
-from zaibei.kernel.errors import Busy, Missing, Refused, Unreachable, ZaibeiError
+from zaibei.kernel.errors import Busy, Damage, Missing, Refused, Unreachable, ZaibeiError
 from zaibei.kernel.progress import Progress, Silent
 
 _LOCK = 0x7A_61_69_62_65_69  # advisory: one loader a database
@@ -30,7 +30,7 @@ _UPLOAD_BATCH = 64  # pictures in memory
 class Creates(Protocol):
     """As much of an object store as loading needs; `contract.ObjectStore` and mirrors have it."""
 
-    def create(self, key: str, data: bytes) -> str | None: ...
+    def create(self, key: str, data: bytes) -> object: ...
 
 
 class Step(StrEnum):
@@ -274,10 +274,12 @@ def _write_pictures(objects: Creates, world: World, progress: Progress) -> None:
         key, data = world.image(n)
         try:
             objects.create(key, data)
-        except AlreadyThere:
-            # The key is the hash of the bytes: what is there can only be this picture,
-            # from a load that broke off. `check` reads them back.
-            return
+        except AlreadyThere as there:
+            # A load that broke off leaves the same bytes. A mirror has compared them already and says
+            # this of other bytes alone; a store says it of both, and is asked.
+            read = getattr(objects, "read", None)
+            if read is None or read(key) != data:
+                raise Damage(f"{key} is there with other bytes than its name says") from there
 
     with ThreadPoolExecutor(max_workers=_UPLOADS) as pool:
         done = 0

@@ -83,7 +83,17 @@ def _furnish(home: Path, port: int) -> None:
     script = "".join(f"CREATE ROLE {r} LOGIN PASSWORD '{PASSWORD}';\n" for r in ROLES)
     script += "GRANT pg_read_all_data TO zaibei_probe, zaibei_backup;\n"
     script += "".join(f"CREATE DATABASE {d} OWNER zaibei_loader;\n" for d in DATABASES)
-    psql: list[str | Path] = [_BIN / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", home, "-p", str(port)]
+    psql: list[str | Path] = [
+        _BIN / "psql",
+        "-X",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-h",
+        home,
+        "-p",
+        str(port),
+    ]
     run([*psql, "-U", "postgres", "postgres"], stdin=script.encode(), deadline=_DEADLINE)
 
 

@@ -10,10 +10,9 @@ from infra.data.facts import facts
 from infra.data.load import Loading, Step, decide, load
 from infra.data.loopback import Loopback
 from infra.data.world import DATABASES, GENERATION, World
-from infra.objectstore.contract import AlreadyThere
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
-from zaibei.kernel.errors import Refused, Unreachable
+from zaibei.kernel.errors import Damage, Refused, Unreachable
 
 SCALE = 0.002
 THERE = Loading(generation=GENERATION, seed=1, persons=200, rows=9, objects_written=False)
@@ -92,11 +91,10 @@ def test_a_loaded_world_is_whole_and_loading_it_again_changes_nothing(
     assert [d.rows for d in first] == [d.rows for d in again]
     assert [facts(fresh(d)).tables for d in DATABASES] == [f.tables for f in before]
     assert len(list(store.list())) == World(seed=1, scale=SCALE).images
-    found = check(fresh, None, store, deep=True)
+    found = check(fresh, None, [store], deep=True)
     assert found.sound
     assert all(t.references > 0 for t in (*found.links, *found.malformed))
-    assert found.pictures is not None
-    assert found.pictures.references > 0
+    assert found.pictures[0].references > 0
 
 
 @pytest.mark.integration
@@ -153,16 +151,20 @@ def test_a_load_that_broke_off_leaves_a_database_empty_and_the_next_one_finishes
     assert [d.step for d in done[:3]] == [Step.NOTHING, Step.NOTHING, Step.FILL]
 
 
-class AlreadyFull:
-    def create(self, key: str, data: bytes) -> str | None:
-        raise AlreadyThere(key)
-
-
 @pytest.mark.integration
-def test_pictures_that_an_earlier_try_left_are_taken_for_written(
+def test_pictures_of_an_earlier_try_are_taken_and_strange_bytes_under_their_name_are_damage(
     server: Loopback, fresh: Callable[[str], str]
 ) -> None:
-    assert load(fresh, None, AlreadyFull(), seed=1, scale=SCALE)[2].objects_written is True
+    key, data = World(seed=1, scale=SCALE).image(0)
+    store = MemoryStore(clock=SimClock())
+    store.create(key, b"strange")
+    with pytest.raises(Damage, match="other bytes"):
+        load(fresh, None, store, seed=1, scale=SCALE)
+    assert facts(fresh("geospatial")).tables == ()
+
+    store = MemoryStore(clock=SimClock())
+    store.create(key, data)
+    assert load(fresh, None, store, seed=1, scale=SCALE)[2].objects_written is True
 
 
 @pytest.mark.integration
@@ -200,10 +202,9 @@ def test_a_lost_or_changed_picture_is_found(server: Loopback, fresh: Callable[[s
     lost, changed = [s.key for s in store.list()][:2]
     store.remove(lost)
     store.corrupt(changed, b"\x00" * len(World(seed=1, scale=0.02).image(0)[1]))
-    found = check(fresh, None, store, deep=True)
-    assert found.pictures is not None
-    assert found.pictures.dangling == 2
-    assert sorted(found.pictures.examples) == sorted([lost, changed])
+    found = check(fresh, None, [store], deep=True)
+    assert found.pictures[0].dangling == 2
+    assert sorted(found.pictures[0].examples) == sorted([lost, changed])
 
 
 @pytest.mark.integration
@@ -211,7 +212,7 @@ def test_pictures_nobody_looked_at_are_unknown(
     server: Loopback, fresh: Callable[[str], str]
 ) -> None:
     load(fresh, None, None, seed=1, scale=SCALE)
-    assert check(fresh, None).pictures is None
+    assert check(fresh, None).pictures == ()
 
 
 @pytest.mark.integration
