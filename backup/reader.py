@@ -19,6 +19,7 @@ from zaibei.kernel.errors import Damage
 CACHE_BYTES: Final = 64 << 20
 AHEAD: Final = 8
 WORKERS: Final = 3
+_Opened = tuple[Seal, bytes]
 
 
 class Reader:
@@ -29,7 +30,7 @@ class Reader:
         self.catalogue = catalogue or repository.catalogue()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="restore")
         self._lock = threading.Lock()
-        self._packs: OrderedDict[str, tuple[Future[bytes], int]] = OrderedDict()
+        self._packs: OrderedDict[str, tuple[Future[_Opened], int]] = OrderedDict()
         self._held_bytes = 0
 
     def __enter__(self) -> Self:
@@ -44,8 +45,7 @@ class Reader:
         why: Damage | None = None
         for place in self.catalogue.places(id):
             try:
-                data = self._pack(place.pack, place.pack_bytes)
-                one = Seal.of(self.repository.keys, Kind.PACK, "", data)
+                one, data = self._pack(place.pack, place.pack_bytes)
                 sealed = data[place.entry.offset : place.entry.offset + place.entry.stored_bytes]
                 return open_blob(one, place.entry, sealed, self.repository.keys)
             except Damage as bad:
@@ -74,7 +74,7 @@ class Reader:
                 f" and should list {snapshot.content.entries}"
             )
 
-    def _pack(self, name: str, size_bytes: int) -> bytes:
+    def _pack(self, name: str, size_bytes: int) -> _Opened:
         with self._lock:
             mine = name not in self._packs
             if mine:
@@ -89,7 +89,9 @@ class Reader:
         if mine:
             # One thread fetches; the others that want the same pack wait for it.
             try:
-                future.set_result(self.repository.read_pack(name, size_bytes))
+                data = self.repository.read_pack(name, size_bytes)
+                seal = Seal.of(self.repository.keys, Kind.PACK, "", data)
+                future.set_result((seal, data))
             except BaseException as bad:  # noqa: BLE001 — it is handed to whoever waits
                 with self._lock:
                     if self._packs.pop(name, None) is not None:

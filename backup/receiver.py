@@ -345,8 +345,11 @@ class WalArchiver:
             self._reach(lane, (timeline, segment * SEGMENT_BYTES + len(data)))
 
     def _grown(self, name: str) -> bytes | None:
-        """The written part of the growing segment (the file is zeros to its end); None when it is gone:
-        finished between two looks."""
+        """The written part of the growing segment; None when it is gone: finished between two looks.
+
+        The file is zeros to its end, so the part ends at the last byte that is not zero. A record that
+        ends in zeros is whole all the same; only the LSN that `status` tells is short by them.
+        """
         with suppress(FileNotFoundError):
             return (self._spool / name).read_bytes().rstrip(b"\0")
         return None

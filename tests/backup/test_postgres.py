@@ -151,6 +151,8 @@ def replayed(a: Member, b: Member) -> None:
 
 def archived(wal: WalArchiver, member: Member) -> None:
     """Until everything the server has is in every vault."""
+    # The archive's position is the last byte that is not zero; a record that ends in text shows its end.
+    member.sql("SELECT pg_logical_emit_message(true, 'test', 'end')")
     lsn = member.sql("SELECT pg_current_wal_flush_lsn()")[0][0]
 
     def why_not() -> str | None:
@@ -158,8 +160,7 @@ def archived(wal: WalArchiver, member: Member) -> None:
         for v in now.vaults:
             if v.archived_lsn is None:
                 return f"{v.vault} has nothing: {now}"
-            # What is archived ends at the last byte that is not zero; records are padded to 8.
-            if member.sql(f"SELECT '{v.archived_lsn}'::pg_lsn + 8 < '{lsn}'")[0][0]:
+            if member.sql(f"SELECT '{v.archived_lsn}'::pg_lsn + 64 < '{lsn}'")[0][0]:
                 return f"{v.vault} at {v.archived_lsn} of {lsn}: {now}"
         return None
 
