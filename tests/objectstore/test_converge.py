@@ -1,0 +1,147 @@
+"""Divergence is found key by key, and healing never overwrites."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.objectstore import converge
+from infra.objectstore.contract import VersionedStore
+from infra.objectstore.converge import Kind
+from infra.objectstore.loopback import LoopbackSite
+from infra.objectstore.memory import MemoryStore
+from infra.objectstore.reread import reread, sample
+from infra.objectstore.s3 import connect, open_store
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.errors import Damage
+
+WRITES = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "a/b", "a-b", "b", "é", "中"]), st.sampled_from([b"1", b"2", None])
+    ),
+    max_size=12,
+)
+
+
+def store(name: str, writes: list[tuple[str, bytes | None]]) -> MemoryStore:
+    made = MemoryStore(clock=SimClock(), name=name)
+    for key, body in writes:
+        made.remove(key)
+        if body is not None:
+            made.create(key, body)
+    return made
+
+
+def past(of: MemoryStore, key: str) -> list[tuple[bool, str]]:
+    return [(v.marker, v.etag) for v in of.versions() if v.key == key]
+
+
+@given(WRITES, WRITES)
+def test_a_diff_counts_exactly_the_keys_whose_pasts_differ(
+    left: list[tuple[str, bytes | None]], right: list[tuple[str, bytes | None]]
+) -> None:
+    a, b = store("a", left), store("b", right)
+    keys = {v.key for v in a.versions()} | {v.key for v in b.versions()}
+    differ = {
+        k
+        for k in keys
+        if past(a, k)[:1] != past(b, k)[:1] or sorted(past(a, k)) != sorted(past(b, k))
+    }
+    found = converge.diff(a, b)
+
+    assert found.keys == len(keys)
+    assert {d.key for d in found.first} == differ
+    assert found.total == len(differ)
+
+
+@given(WRITES, WRITES)
+def test_healing_adds_what_lacks_and_changes_nothing_else(
+    left: list[tuple[str, bytes | None]], right: list[tuple[str, bytes | None]]
+) -> None:
+    a, b = store("a", left), store("b", right)
+    before = [list(a.versions()), list(b.versions())]
+    done = converge.heal(a, b)
+
+    for was, now in zip(before, (a, b), strict=True):
+        after = list(now.versions())
+        assert all(v in after for v in was), "what was there stays, version by version"
+    assert {d.key for d in converge.diff(a, b).first} == {c.key for c in done.conflicts}
+    again = converge.heal(a, b)
+    assert again.copied == {"a": [], "b": []}
+
+
+def test_a_deleted_object_that_shows_again_is_a_difference_no_copy_settles() -> None:
+    a, b = store("a", [("k", b"1")]), store("b", [("k", b"1")])
+    a.remove("k")
+    [one] = converge.diff(a, b).first
+
+    assert (one.kind, one.a) == (Kind.LATEST, "a delete marker; versions: 2")
+    assert [c.key for c in converge.heal(a, b).conflicts] == ["k"]
+    assert b.read("k") == b"1"
+
+
+class Forgetful(MemoryStore):
+    """Takes bytes and gives others back."""
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return super().read(key, start=start, length=length)[:-1]
+
+
+def test_a_copy_that_reads_back_as_something_else_is_damage() -> None:
+    a, b = store("a", [("k", b"bytes")]), Forgetful(clock=SimClock(), name="b")
+    with pytest.raises(Damage):
+        converge.heal(a, b)
+
+
+def test_every_key_is_as_likely_to_be_in_the_sample(rng: random.Random) -> None:
+    of = store("a", [(f"{n:02}", b"") for n in range(20)])
+    drawn = [key for _ in range(2000) for key in sample(of, rng=rng, size=5)]
+    counts = [drawn.count(f"{n:02}") for n in range(20)]
+
+    assert sum(counts) == 10_000
+    assert min(counts) > 400 and max(counts) < 600  # 500 expected, deviation 19
+
+
+@pytest.mark.integration
+def test_two_real_buckets_are_compared_healed_and_reread_by_a_second_client(
+    site: LoopbackSite, rng: random.Random
+) -> None:
+    admin = connect(site.access, ca_file=site.ca_file, role="admin")
+    stores: list[VersionedStore] = []
+    for bucket in ("zaibei-first", "zaibei-second"):
+        admin.create_bucket(Bucket=bucket)
+        admin.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        stores.append(
+            open_store(site.access, ca_file=site.ca_file, bucket=bucket, role="admin", site=bucket)
+        )
+    a, b = stores
+    for n in range(30):
+        (a if n % 3 else b).create(f"objects/{n:04}", rng.randbytes(1000 + n))
+    for which, body in ((a, b"one"), (b, b"two")):
+        which.create("both", body)
+    found = converge.diff(a, b)
+    assert (found.keys, found.counts[Kind.ONLY_A], found.counts[Kind.ONLY_B]) == (31, 20, 10)
+
+    done = converge.heal(a, b)
+    assert {n: len(k) for n, k in done.copied.items()} == {a.name: 10, b.name: 20}
+    assert [c.key for c in done.conflicts] == ["both"]
+    assert (a.read("both"), b.read("both")) == (b"one", b"two")
+    assert converge.diff(a, b).counts == {
+        Kind.ONLY_A: 0, Kind.ONLY_B: 0, Kind.LATEST: 1, Kind.HISTORY: 0
+    }  # fmt: skip
+
+    keys = sample(a, rng=rng, size=10)
+    seen = reread(
+        a, keys, access=site.access, ca_file=site.ca_file, bucket="zaibei-first", role="admin"
+    )
+    assert (seen.read, seen.differing) == (10, [])
+    other = reread(
+        b,
+        ["both"],
+        access=site.access,
+        ca_file=site.ca_file,
+        bucket="zaibei-first",
+        role="admin",
+    )
+    assert other.differing == ["both"], "a second client that sees other bytes is told"
