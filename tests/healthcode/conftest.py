@@ -4,7 +4,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,3 +180,24 @@ async def up(service: Service) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError("the service is not ready")
+
+
+class Starter:
+    """For a test that wants a service of its own."""
+
+    def __init__(self, server: Loopback) -> None:
+        self._server = server
+
+    def __call__(self, folder: Path, **settings: str) -> AbstractContextManager[str]:
+        return started(self._server, folder, **settings)
+
+    def service(self, url: str, http: aiohttp.ClientSession) -> Service:
+        return Service(url=url, database=self._server, http=http)
+
+    async def up(self, service: Service) -> None:
+        await up(service)
+
+
+@pytest.fixture
+def start(server: Loopback) -> Starter:
+    return Starter(server)
