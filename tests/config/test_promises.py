@@ -199,6 +199,9 @@ def test_a_bucket_copied_to_where_it_is_written_is_refused(stack: Stack) -> None
 def test_an_asset_that_promises_nothing_is_refused(stack: Stack) -> None:
     mute = replace(stack.databases[0], objectives=())
     assert whats(replace(stack, databases=(mute,))) == "population has no objective for any hazard"
+    bucket, service = (replace(x, objectives=()) for x in (stack.buckets[0], stack.services[0]))
+    assert "geo-images has no objective" in whats(replace(stack, buckets=(bucket,)))
+    assert "health-code has no objective" in whats(replace(stack, services=(service,)))
 
 
 def test_a_witness_site_has_no_door_no_vault_and_no_bucket(faults_after) -> None:
