@@ -1,5 +1,162 @@
 """`zaibei evidence`: Signed statements that anybody can check."""
 
+# ruff: noqa: PLC0415  (cryptography and jinja2 are slow to import; help and completion need neither)
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
 
+from zaibei.cli.console import emit
+from zaibei.kernel.errors import Damage
+
+if TYPE_CHECKING:  # cryptography is slow to import, and `zaibei --help` needs none of it
+    from zaibei.evidence import Entry, Evidence, Findings
+
 app = typer.Typer(no_args_is_help=True, help="Signed statements that anybody can check.")
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Where = Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence.")]
+Trusted = Annotated[
+    list[str] | None,
+    typer.Option("--fingerprint", help="A key's fingerprint from the paper; once for each key."),
+]
+
+
+@app.command()
+def log(*, evidence: Where = None, json: Json = False) -> None:
+    """Every entry, oldest first."""
+    found = _open(evidence).entries()
+    if json:
+        emit({"entries": [_line(e) for e in found]})
+        return
+    for e in found:
+        line = _line(e)
+        print(f"{e.index:>6}  {line['recorded_at']}  {line['kind']:<12} {line['drill_id'] or ''}")
+
+
+@app.command()
+def show(index: int, *, evidence: Where = None, json: Json = False) -> None:
+    """One statement, as it was signed."""
+    entry = _open(evidence).entry(index)
+    if json:
+        emit({**_line(entry), "predicate": dict(entry.statement.predicate)})
+        return
+    print(entry.payload.decode())
+
+
+@app.command()
+def keys(*, evidence: Where = None, json: Json = False) -> None:
+    """Fingerprints of the public keys: for the signed paper, and for whoever checks a pack."""
+    from zaibei.evidence.keys import fingerprint
+
+    held = _open(evidence).keys
+    found = {name: fingerprint(pem) for name, pem in held.files().items()}
+    if json:
+        emit({"fingerprints": found, "sm2_absent": held.sm2_absent})
+        return
+    for name, value in found.items():
+        print(f"{value}  {name}")
+    if held.sm2_absent:
+        print(f"no SM2 key: {held.sm2_absent}")
+
+
+@app.command()
+def pack(
+    entries: Annotated[list[int], typer.Argument(help="Indices from `zaibei evidence log`.")],
+    *,
+    to: Annotated[Path, typer.Option(help="Folder to make; PACK.tar.gz is put beside it.")],
+    artefacts: Annotated[Path, typer.Option(help="Where the files named by the statements lie.")],
+    title: Annotated[str, typer.Option()] = "zaibei evidence",
+    evidence: Where = None,
+    json: Json = False,
+) -> None:
+    """Pack entries, with the whole log and all proofs, for an auditor."""
+    from zaibei.evidence import pack as make
+    from zaibei.evidence.packing import archive_of
+
+    made = make(_open(evidence), entries=entries, artefacts_dir=artefacts, dest=to, title=title)
+    if json:
+        emit({"pack": made, "archive": archive_of(made)})
+        return
+    print(made)
+
+
+@app.command()
+def verify(
+    pack: Path,
+    *,
+    fingerprint: Trusted = None,
+    json: Json = False,
+) -> None:
+    """Check a pack. Ends with 0 when everything holds, with 8 when anything does not."""
+    from zaibei.evidence import verify as check
+
+    found = check(pack, trusted_fingerprints=fingerprint or None)
+    if json:
+        emit(_told(found))
+        raise typer.Exit(0 if found.ok else Damage.exit_code)
+    if not found.ok:
+        raise Damage(f"{pack} does not verify: {found.problems[0]}", hint=found.problems[1:])
+    for text in found.notes:
+        print(f"note: {text}")
+    if not found.keys_compared:
+        for name, value in found.fingerprints.items():
+            print(f"      {value}  {name}")
+    print(f"VERIFIED  {found.title}  ({found.size} entries, root {found.root})")
+
+
+@app.command()
+def report(
+    pack: Path,
+    *,
+    to: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    lang: Annotated[Literal["zh", "en", "both"], typer.Option()] = "both",
+    fingerprint: Trusted = None,
+    json: Json = False,
+) -> None:
+    """Make the report of a drill from a pack that verifies: one HTML file, readable without a network."""
+    from zaibei.reports import drill_report
+
+    made = drill_report(pack, to, lang, trusted_fingerprints=fingerprint or None)
+    if json:
+        emit({"report": made})
+        return
+    print(made)
+
+
+def _open(directory: Path | None) -> "Evidence":
+    from zaibei.evidence import Evidence, default_dir
+    from zaibei.kernel.clock import SystemClock
+
+    return Evidence.open(directory or default_dir(), SystemClock())
+
+
+def _line(entry: "Entry") -> dict[str, object]:
+    from zaibei.evidence.kinds import short
+
+    said = entry.statement
+    return {
+        "index": entry.index,
+        "recorded_at": said.predicate.get("recorded_at"),
+        "kind": short(said.predicate_type),
+        "drill_id": said.drill_id,
+        "statement_sha256": entry.statement_digest,
+    }
+
+
+def _told(found: "Findings") -> dict[str, object]:
+    return {
+        "ok": found.ok,
+        "pack": found.pack,
+        "title": found.title,
+        "log": {"origin": found.origin, "size": found.size, "root": found.root},
+        "packed_at": found.packed_at,
+        "problems": found.problems,
+        "notes": found.notes,
+        "fingerprints": found.fingerprints,
+        "keys_compared": found.keys_compared,
+        "witnesses": found.witnesses,
+        "open_intents": found.open_intents,
+        "entries": [_line(e) for e in found.entries],
+    }

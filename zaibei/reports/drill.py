@@ -1,0 +1,122 @@
+"""The report of one drill: a single HTML file for an auditor and a commander, made from a verified pack.
+
+A pack that does not verify has no report. Nothing is fetched, nothing is run: the file reads the same in
+ten years on a machine without a network.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from zaibei.evidence import Findings, Kind, verify
+from zaibei.evidence.packing import run_id
+from zaibei.kernel.errors import Damage, Usage
+from zaibei.kernel.state import write_atomic
+from zaibei.reports import charts, facts, topology
+from zaibei.reports.facts import Facts
+from zaibei.reports.marks import HTML_LANG, Marks
+from zaibei.reports.words import word
+
+Language = Literal["zh", "en", "both"]
+VERDICTS = ("PASS", "FAIL", "INVALID")
+
+
+def drill_report(
+    pack: Path,
+    dest: Path,
+    lang: Language = "both",
+    *,
+    trusted_fingerprints: Collection[str] | None = None,
+) -> Path:
+    """Write the report of the one drill in `pack` to `dest`.
+
+    Raises Damage when the pack does not verify, Usage when it holds no outcome, or several.
+    """
+    found = verify(pack, trusted_fingerprints=trusted_fingerprints)
+    if not found.ok:
+        raise Damage(
+            f"no report from a pack that does not verify: {found.problems[0]}",
+            hint=f"zaibei evidence verify {pack}",
+        )
+    write_atomic(dest, render(found, lang))
+    return dest
+
+
+def render(found: Findings, lang: Language = "both") -> str:
+    """The HTML. Reads nothing but what was verified."""
+    assert found.ok, "a report is made from verified entries only"
+    outcomes = [e for e in found.entries if e.statement.predicate_type == Kind.OUTCOME]
+    if len(outcomes) != 1:
+        raise Usage(
+            f"a drill report needs one outcome; this pack has {len(outcomes)}",
+            hint="zaibei evidence pack INDEX --to ... with the index of one outcome",
+        )
+    held = Facts(entry=outcomes[0])
+    languages = ("zh", "en") if lang == "both" else (lang,)
+    marks = Marks(facts=held, languages=languages)
+    recorded = held.text("verdict")
+    denied = facts.contradictions(held)
+    verdict = recorded if recorded in VERDICTS else "UNKNOWN"
+    page = Environment(
+        loader=PackageLoader("zaibei.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("drill.html.j2")
+    return page.render(
+        k=marks,
+        f=held,
+        found=found,
+        languages=languages,
+        html_lang=HTML_LANG[languages[0]],
+        verdict="INVALID" if denied else verdict,
+        recorded=recorded,
+        denied=denied,
+        title=held.named("title"),
+        figures=_figures(held),
+        topology=topology.picture(marks),
+        chart=charts.timeline(marks),
+        phases=list(charts.phases(held.get("phases_s"))),
+        both=facts.both,
+        word=word,
+        run_id=run_id,
+        short=lambda e: e.statement.predicate_type.removeprefix("urn:zaibei:").partition("/")[0],
+    )
+
+
+def _figures(held: Facts) -> list[dict[str, object]]:
+    """The cards: name, path, unit, path of what it is measured against, and whether it was met."""
+    rto = "objective.rto_s"
+
+    def card(
+        name: str, path: str, unit: str = "", *, goal: str | None = None, met: bool | None = None
+    ) -> dict[str, object]:
+        return {"name": name, "path": path, "unit": unit, "goal": goal, "met": met}
+
+    def within(path: str) -> bool | None:
+        return facts.met(held.number(path), held.number(rto))
+
+    # An objective in seconds and a count of writes are comparable only where the objective is none at all.
+    nothing = held.number("objective.rpo_s") == 0
+    lost, objects = held.number("lost"), held.number("objects.lost")
+    goal = "objective.rpo_s" if nothing else None
+    return [
+        card("rto_first", "rto_first_s", "s", goal=rto, met=within("rto_first_s")),
+        card("rto_stable", "rto_stable_s", "s", goal=rto, met=within("rto_stable_s")),
+        card("lost", "lost", goal=goal, met=facts.met(lost, 0) if nothing else None),
+        card(
+            "lost_objects",
+            "objects.lost",
+            goal=goal,
+            met=facts.met(objects, 0) if nothing else None,
+        ),
+        card("info", "info"),
+        card("phantoms", "phantoms", met=facts.met(held.number("phantoms"), 0)),
+        card("surge_p99", "surge.p99_ms", "ms"),
+        card("wal_age", "backup.rpo_wal_s", "s"),
+        card("restore_time", "backup.restore_s", "s"),
+        card("failback_time", "failback.took_s", "s"),
+    ]
