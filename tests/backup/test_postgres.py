@@ -240,12 +240,6 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
                 settings = "archive_mode", "listen_addresses", "primary_conninfo"
                 said = [inside.execute(f"SHOW {s}".encode()).fetchone() for s in settings]
             assert said == [("off",), ("",), ("",)], "nothing reaches out of the room"
-    with restored(
-        vaults[0], snapshot, workdir=directory, clock=CLOCK, progress=Silent()
-    ) as room:  # latest: the mistake is there too
-        assert table_facts(room.dsn())["public.sample"].rows == 500
-        assert table_facts(room.dsn()) == table_facts(a.conninfo())
-
     # The writer is lost, the standby takes over: a new timeline goes on in the same archive.
     a.stop()
     b.sql("SELECT pg_promote()")
@@ -262,6 +256,8 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
         vaults[1], vaults[1].find("latest"), workdir=directory, clock=CLOCK, progress=Silent()
     ) as room:
         assert list(missing_ids(room.dsn(), "sample", "key", ["after-failover"])) == []
+        # Up to the end, so the mistake is there too.
+        assert table_facts(room.dsn())["public.sample"].rows == 501
         assert room.timeline == 3
     for vault in vaults:
         found = verify(vault, Level.FULL, rng=random.Random(1), progress=Silent())
