@@ -1,0 +1,195 @@
+"""The archive's names and gaps, increments laid over each other, and the archiver without a server."""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup import status
+from backup.keys import Kdf
+from backup.receiver import WalArchiver
+from backup.repository import Repository, create_repository
+from backup.wal import (
+    SEGMENT_BYTES,
+    Archive,
+    Item,
+    gaps,
+    lsn,
+    missing,
+    parse_segment,
+    say_lsn,
+    segment_name,
+)
+from infra.objectstore.memory import Fault, MemoryStore
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.errors import Damage
+
+Make = Callable[..., Repository]
+
+
+def whole(timeline: int, *segments: int) -> list[Item]:
+    return [Item(key="", epoch=1, timeline=timeline, segment=s) for s in segments]
+
+
+def growing(timeline: int, segment: int) -> Item:
+    return Item(key="", epoch=1, timeline=timeline, segment=segment, part=1)
+
+
+@given(timeline=st.integers(1, 2**32 - 1), segment=st.integers(0, 2**40 - 1))
+def test_a_segments_name_and_number_say_the_same(timeline: int, segment: int) -> None:
+    assert parse_segment(segment_name(timeline, segment)) == (timeline, segment)
+
+
+@given(value=st.integers(0, 2**64 - 1))
+def test_an_lsn_is_read_as_it_is_written(value: int) -> None:
+    assert lsn(say_lsn(value)) == value
+
+
+@given(
+    first=st.integers(0, 1000),
+    count=st.integers(3, 40),
+    hole=st.integers(0, 38),
+    seed=st.integers(),
+)
+def test_a_segment_that_is_taken_out_is_named(first: int, count: int, hole: int, seed: int) -> None:
+    segments = list(range(first, first + count))
+    taken = segments[1 + hole % (count - 2)]
+    held = [*whole(1, *segments[:-1]), growing(1, segments[-1])]
+    random.Random(seed).shuffle(held)
+
+    assert gaps(held) == []
+    found = gaps([i for i in held if i.segment != taken])
+    assert len(found) == 1
+    assert segment_name(1, taken) in found[0]
+
+
+def test_a_timeline_begins_where_the_one_before_had_got_to() -> None:
+    assert gaps([*whole(1, 3, 4), growing(1, 5), *whole(2, 5, 6)]) == []
+    assert gaps([*whole(1, 3, 4), *whole(2, 5)]) == []
+    assert gaps([*whole(1, 3, 4), *whole(2, 7)]) == [
+        f"wal: {segment_name(2, 5)} is missing, and up to {segment_name(2, 6)}"
+    ]
+
+
+def test_a_part_is_enough_only_at_the_end() -> None:
+    assert gaps([*whole(1, 3), growing(1, 4), *whole(1, 5)]) == [
+        f"wal: only a part of {segment_name(1, 4)}"
+    ]
+
+
+def test_what_a_backup_needs_is_counted_from_its_lsns() -> None:
+    start, stop = lsn("0/3000028"), lsn("0/5000000")  # it ends exactly where segment 5 begins
+    assert missing(whole(1, 3, 4), timeline=1, start=start, stop=stop) == []
+    assert missing(whole(1, 3), timeline=1, start=start, stop=stop) == [segment_name(1, 4)]
+
+
+@settings(max_examples=15)  # each assembles 16 MiB
+@given(steps=st.lists(st.integers(1, 3 * 8192), min_size=1, max_size=12), seed=st.integers())
+def test_increments_laid_over_each_other_are_the_segment(steps: list[int], seed: int) -> None:
+    clock = SimClock()
+    fast = Kdf(memory_kib=64, iterations=1, lanes=1)
+    store = MemoryStore(clock=clock)
+    archive = Archive(create_repository(store, "p", clock=clock, kdf=fast))
+    truth = random.Random(seed).randbytes(sum(steps))
+    parts, end = [], 0
+    for n, step in enumerate(steps, 1):
+        start = end - end % 8192
+        end += step
+        parts.append(
+            archive.put(truth[start:end], epoch=1, timeline=1, segment=4, part=n, offset=start)
+        )
+
+    assert archive.assemble(parts) == truth.ljust(SEGMENT_BYTES, b"\0")
+
+
+def test_a_second_writer_of_one_segment_is_damage(repo: Repository) -> None:
+    archive = Archive(repo)
+    archive.put(b"ours", epoch=1, timeline=1, segment=3)
+    archive.put(b"ours", epoch=1, timeline=1, segment=3)  # a repeated put is not
+
+    with pytest.raises(Damage, match="two writers"):
+        archive.put(b"theirs", epoch=1, timeline=1, segment=3)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    (tmp_path / "spool").mkdir()
+    return tmp_path / "spool"
+
+
+def archiver(repos: list[Repository], spool: Path, clock: SimClock) -> WalArchiver:
+    return WalArchiver(conninfo="", password=None, repositories=repos, spool=spool, clock=clock)
+
+
+def once(wal: WalArchiver) -> None:
+    wal.poll(receive=False, wait_for=timedelta(seconds=60))
+
+
+def test_a_vault_that_is_away_keeps_its_wal_in_the_spool_and_its_lag_grows(
+    make: Make, spool: Path, clock: SimClock
+) -> None:
+    b, c = make("site-b"), make("site-c")
+    assert isinstance(c.store, MemoryStore)
+    names = [segment_name(1, n) for n in (3, 4, 5)]
+    for name in names:
+        (spool / name).write_bytes(name.encode().ljust(SEGMENT_BYTES, b"\1"))
+    c.store.faults = dict.fromkeys(range(c.store.calls + 1, 100000), Fault.BEFORE)
+
+    with archiver([b, c], spool, clock) as wal:
+        once(wal)
+        clock.sleep(timedelta(minutes=5))
+        said = wal.status()
+
+        assert {v.vault: v.error is None for v in said.vaults} == {"site-b": True, "site-c": False}
+        assert all((spool / n).exists() for n in names), "the other vault still needs them"
+        worst = wal.lag()
+        assert worst is not None and worst >= timedelta(minutes=5)
+
+        c.store.faults = {}
+        once(wal)
+
+        assert [v.error for v in wal.status().vaults] == [None, None]
+        assert [n for n in names if (spool / n).exists()] == names[-1:]
+    for repo in (b, c):
+        assert [i.file_name for i in Archive(repo).items()] == names
+
+
+def test_the_growing_segment_is_shipped_by_its_new_bytes(
+    repo: Repository, spool: Path, clock: SimClock
+) -> None:
+    name = segment_name(1, 7)
+    partial = spool / f"{name}.partial"
+    body = random.Random(1).randbytes(50_000)
+    for end in (10, 20_000, 20_000, 50_000):
+        partial.write_bytes(body[:end].ljust(SEGMENT_BYTES, b"\0"))
+        with archiver([repo], spool, clock) as wal:
+            once(wal)
+            once(wal)
+    items = Archive(repo).items()
+
+    # Three sizes were seen by four processes, each of which ships what it finds once.
+    assert len(items) == 4
+    assert Archive(repo).assemble(items) == body.ljust(SEGMENT_BYTES, b"\0")
+
+    with archiver([repo], spool, clock) as wal:
+        once(wal)
+        partial.rename(spool / name)
+        once(wal)
+        assert wal.status().gaps == ()
+    assert any(i.part is None for i in Archive(repo).items())
+
+
+def test_lag_is_unknown_before_anything_was_received(
+    repo: Repository, spool: Path, clock: SimClock
+) -> None:
+    with archiver([repo], spool, clock) as wal:
+        once(wal)
+
+        assert wal.lag() is None
+        status.wal(wal.status(), at=clock.now())
+    assert status.read()["wal"]["lag_s"] is None
+    assert status.read()["verified_restore"] is None
