@@ -225,14 +225,14 @@ def _backups(record: records.BackupRecord) -> Iterator[Sample]:
         yield sample("zaibei_backup_recorded", one.last_success is not None, vault)
         if one.last_success is not None:
             yield sample("zaibei_backup_age_seconds", one.last_success.total_seconds(), vault)
-        if one.last_verified is not None:
+        if one.last_restored is not None:
             yield sample(
-                "zaibei_backup_verified_age_seconds", one.last_verified.total_seconds(), vault
+                "zaibei_backup_restored_age_seconds", one.last_restored.total_seconds(), vault
             )
     if record.wal_age is not None:
         yield sample("zaibei_wal_archive_age_seconds", record.wal_age.total_seconds())
-    if record.wal_lag is not None:
-        yield sample("zaibei_wal_archive_lag_seconds", record.wal_lag.total_seconds())
+    if record.wal_gaps is not None:
+        yield sample("zaibei_wal_archive_gaps", record.wal_gaps)
 
 
 def _drills(found: dict[str, records.DrillRecord]) -> Iterator[Sample]:

@@ -15,12 +15,13 @@ from monitors.probes import https, patroni, postgres, records
 from runbooks.actions import Context, action, check
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.process import run
-from zaibei.kernel.state import state_dir
+from zaibei.kernel.state import state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
 _CONNECT = timedelta(seconds=2)
 _ASK = timedelta(seconds=3)
 _FRESH = timedelta(hours=3)
+_LAST = "last-command.txt"
 _DATA_PORTS = ("postgres_port", "primary_port", "replica_port")
 
 
@@ -240,11 +241,11 @@ def failover_armed(context: Context) -> str | None:
 
 
 @action("zaibei")
-def zaibei(context: Context, *, argv: list[str]) -> str:
-    """run a command of zaibei itself as a process of its own; its last line is kept"""
-    said = _zaibei(context, argv)
+def zaibei(context: Context, *, argv: list[str], also_ok: list[str] | None = None) -> str:
+    """run a command of zaibei itself as a process of its own; `also-ok`: exit codes beside 0"""
+    said = _zaibei(context, argv, ok=(0, *map(int, also_ok or [])))
     lines = said.strip().splitlines()
-    (context.folder / "last-command.txt").write_text(said)
+    write_atomic(context.folder / _LAST, said, mode=0o600)
     return lines[-1][:300] if lines else "no output"
 
 
@@ -263,9 +264,19 @@ def person(context: Context, *, does: str) -> str:
     return f"left to a person: {does}"
 
 
-def _zaibei(context: Context, argv: list[str]) -> str:
+@check("last-command-said")
+def last_command_said(context: Context, *, expect: str) -> str | None:
+    """the output of the step's own zaibei command matches `expect`"""
+    try:
+        said = (context.folder / _LAST).read_text()
+    except OSError as gone:
+        raise Unreachable(f"no command of this run left an output: {gone.strerror}") from gone
+    return None if re.search(expect, said) else f"nothing in its output matches {expect!r}"
+
+
+def _zaibei(context: Context, argv: list[str], *, ok: tuple[int, ...] = (0,)) -> str:
     program = [sys.executable, "-P", "-m", "zaibei.cli.main", *argv]
-    return run(program, deadline=context.deadline)
+    return run(program, deadline=context.deadline, ok=ok)
 
 
 def _site(context: Context, site: str) -> SiteAccess:

@@ -107,7 +107,8 @@ def reference() -> str:
         "| name | kind | arguments | what it does, or asks |",
         "|---|---|---|---|",
     ]
-    for name, one in sorted(registered().items()):
+    ours = {n: a for n, a in registered().items() if a.call.__module__ == "runbooks.native"}
+    for name, one in sorted(ours.items()):
         args = ", ".join(k if required else f"[{k}]" for k, required in one.parameters().items())
         kind = "check" if one.asks else "action"
         lines.append(f"| `{name}` | {kind} | {args or '–'} | {one.says} |")

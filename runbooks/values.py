@@ -8,7 +8,7 @@ from runbooks.model import Action, Args, Check, Play, Runbook, Step, Value
 from zaibei.kernel.errors import Usage
 
 _HOLE = re.compile(r"\{([a-z][a-z0-9-]*)\}")
-_SAFE = re.compile(r"[A-Za-z0-9_.:+/@-]{1,200}")
+_SAFE = re.compile(r"[A-Za-z0-9_.:=+/@-]{1,200}")
 
 
 def used(runbook: Runbook) -> frozenset[str]:

@@ -20,15 +20,15 @@ VERDICTS = ("PASS", "FAIL", "INVALID")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultRecord:
-    last_success: timedelta | None  # age; None: never
-    last_verified: timedelta | None
+    last_success: timedelta | None  # age of the last good PostgreSQL backup; None: never
+    last_restored: timedelta | None  # age of the last one that was restored and answered queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupRecord:
     vaults: Mapping[str, VaultRecord]
-    wal_age: timedelta | None
-    wal_lag: timedelta | None
+    wal_age: timedelta | None  # upper bound
+    wal_gaps: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,21 +44,42 @@ class DrillRecord:
 
 
 def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord:
+    """`backup/status.json`, format 1. Its vaults are repositories: `site-b/zaibei-vault`."""
     raw = _object(file)
-    told = _mapping(raw.get("vaults", {}), file)
+    if raw.get("format") != 1:
+        raise Damage(f"{file}: format {raw.get('format')!r} is not 1")
+    told = _mapping(raw.get("vaults"), file)
+    restored = _mapping(raw.get("verified_restore") or {}, file)
     records = {}
     for vault in vaults:
-        one = _mapping(told.get(vault, {}), file)
+        kinds = [_mapping(v, file) for k, v in told.items() if _of(vault, k)]
+        good = [
+            age
+            for kind in kinds
+            if (one := kind.get("postgres")) is not None
+            and (age := _age(_mapping(one, file).get("last_success"), now, file)) is not None
+        ]
+        here = _of(vault, str(restored.get("vault")))
         records[vault] = VaultRecord(
-            last_success=_age(one.get("last_success_at"), now, file),
-            last_verified=_age(one.get("last_verified_at"), now, file),
+            last_success=min(good, default=None),
+            last_restored=_age(restored.get("at"), now, file) if here else None,
         )
     wal = _mapping(raw.get("wal") or {}, file)
+    written, lag, gaps = (
+        _age(wal.get("at"), now, file),
+        _seconds(wal.get("lag_s"), file),
+        wal.get("gaps"),
+    )
     return BackupRecord(
         vaults=records,
-        wal_age=_age(wal.get("newest_archived_at"), now, file),
-        wal_lag=_seconds(wal.get("lag_s"), file),
+        # The lag was true when it was written: an archiver that died must not stay fresh.
+        wal_age=None if written is None or lag is None else written + lag,
+        wal_gaps=len(gaps) if isinstance(gaps, list) else None,
     )
+
+
+def _of(vault: str, repository: str) -> bool:
+    return repository == vault or repository.startswith(f"{vault}/")
 
 
 def audits(file: Path, *, buckets: Sequence[str], now: datetime) -> dict[str, BucketAudit]:

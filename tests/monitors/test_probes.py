@@ -19,6 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup import status
+from backup.receiver import WalStatus
 from monitors.ask import ask_all
 from monitors.check import declared
 from monitors.metrics import BY_NAME
@@ -289,26 +291,46 @@ def _at(**ago: float) -> str:
     return (NOW - timedelta(**ago)).isoformat()
 
 
-def test_backup_facts_are_ages_and_a_vault_without_one_is_not_fresh(tmp_path: Path) -> None:
-    file = tmp_path / "status.json"
-    file.write_text(json.dumps({
-        "vaults": {"site-b": {"last_success_at": _at(hours=2), "last_verified_at": None}},
-        "wal": {"newest_archived_at": _at(seconds=3), "lag_s": 1.5},
-    }))  # fmt: skip
+def test_backup_facts_are_read_as_the_backup_job_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the writer itself: the two sides of the file cannot drift apart unseen."""
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    file = tmp_path / "backup" / "status.json"
+    repository, other = "site-b/zaibei-vault", "site-c/zaibei-vault"
+    then = NOW - timedelta(hours=2)
+    status.backed_up(repository, kind="postgres", sequence=7, at=then)
+    status.backed_up(repository, kind="files", sequence=8, at=NOW)
+    status.failed(other, why="unreachable", at=NOW)
+    status.restore_verified(repository, sequence=7, at=NOW - timedelta(days=3), took_s=9.0)
+    lane = WalStatus(
+        receiving=True, restarts=0, received_lsn="0/1", timeline=1, spool_bytes=0,
+        lag=timedelta(seconds=1.5), vaults=(), error=None, gaps=("0/1-0/2",),
+    )  # fmt: skip
+    status.wal(lane, at=NOW - timedelta(seconds=3))
     told = records.backups(file, vaults=["site-b", "site-c"], now=NOW)
-    assert told.vaults["site-b"].last_success == timedelta(hours=2)
-    assert told.vaults["site-b"].last_verified is None
-    assert told.vaults["site-c"].last_success is None
-    assert (told.wal_age, told.wal_lag) == (timedelta(seconds=3), timedelta(seconds=1.5))
+    assert told.vaults["site-b"].last_success == timedelta(hours=2), "not the age of the files"
+    assert told.vaults["site-b"].last_restored == timedelta(days=3)
+    assert told.vaults["site-c"].last_success is None, "a failure is not a backup"
+    assert told.vaults["site-c"].last_restored is None
+    assert told.wal_age == timedelta(seconds=4.5)
+    assert told.wal_gaps == 1
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        "", "[]", "{", '{"vaults": []}', '{"vaults": {"site-b": 3}}', '{"wal": {"lag_s": -1}}',
-        '{"wal": {"newest_archived_at": "yesterday"}}',
-        '{"wal": {"newest_archived_at": "2026-01-01T00:00:00"}}',
-        '{"wal": {"newest_archived_at": "2026-01-03T00:00:00Z"}}',
+        "",
+        "[]",
+        "{",
+        '{"vaults": {}}',
+        '{"format": 2, "vaults": {}}',
+        '{"format": 1, "vaults": []}',
+        '{"format": 1, "vaults": {"site-b": 3}}',
+        '{"format": 1, "vaults": {}, "wal": {"lag_s": -1}}',
+        '{"format": 1, "vaults": {}, "wal": {"at": "yesterday"}}',
+        '{"format": 1, "vaults": {}, "wal": {"at": "2026-01-01T00:00:00"}}',
+        '{"format": 1, "vaults": {}, "wal": {"at": "2026-01-03T00:00:00Z"}}',
     ],
 )  # fmt: skip
 def test_a_garbled_status_is_damage_and_no_age(tmp_path: Path, content: str) -> None:
