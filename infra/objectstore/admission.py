@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -38,6 +38,7 @@ PATIENCE = Patience(connect=timedelta(seconds=3), read=timedelta(seconds=30), at
 _SWEEP = 1000  # leftovers looked at, at most
 _NO_SUCH, _REFUSALS = 404, (400, 401, 403)
 _LOSES = (412, 409)
+_NO_BUCKET = "no scratch bucket"
 
 
 class StoreRole(StrEnum):
@@ -82,12 +83,14 @@ class Report:
         return [
             f"{c.name}: {c.detail if c.ran else f'could not be tried: {c.detail}'}"
             for c in self.checks
-            if c.needed and not c.passed
+            if c.needed
+            and not c.passed
+            and c.detail != _NO_BUCKET  # the bucket's own reason says it
         ]
 
     @property
     def warnings(self) -> list[str]:
-        return [f"{c.name}: {c.detail}" for c in self.checks if not c.needed and not c.passed]
+        return [f"{c.name}: {c.detail}" for c in self.checks if not (c.needed or c.passed)]
 
     def as_statement(self) -> dict[str, object]:
         """For evidence: plain values, nothing secret."""
@@ -190,7 +193,9 @@ def probe(
         rng=rng,
         rounds=rounds,
     )
-    checks = [_run("bucket", lambda: _bucket(scratch, role), needed=True)]
+    made = _run("bucket", lambda: _bucket(scratch, role), needed=True)
+    # Without a place to try nothing was tried: that says nothing about the endpoint, good or bad.
+    checks = [made if made.passed else replace(made, ran=False)]
     for name, needed_by, check in _CHECKS:
         if name in _OF_LOCKS and role is not StoreRole.VAULT:
             continue
@@ -198,7 +203,7 @@ def probe(
         needed = role in needed_by
         if not checks[0].passed:
             checks.append(
-                Check(name=name, needed=needed, ran=False, passed=False, detail="no scratch bucket")
+                Check(name=name, needed=needed, ran=False, passed=False, detail=_NO_BUCKET)
             )
         else:
             checks.append(_run(name, lambda check=check: check(scratch), needed=needed))  # type: ignore[misc]
@@ -225,7 +230,11 @@ def demand(report: Report) -> None:
 
 
 def _run(name: str, check: Callable[[], str], *, needed: bool) -> Check:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import (  # noqa: PLC0415
+        BotoCoreError,
+        ClientError,
+        FlexibleChecksumError,
+    )
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     ran, passed = True, False
@@ -237,6 +246,8 @@ def _run(name: str, check: Callable[[], str], *, needed: bool) -> Check:
         # It answered, and not with what the check needs (often NotImplemented).
         detail = f"{error.operation_name} answered {_code(error)} ({_status(error)})"
         ran = _status(error) < 500 or _status(error) == 501
+    except FlexibleChecksumError as wrong:
+        detail = f"the checksum it sends does not fit the bytes it sends: {str(wrong)[:120]}"
     except (BotoCoreError, HTTPError, ZaibeiError) as error:
         ran, detail = False, f"{type(error).__name__}: {str(error)[:200]}"
     return Check(name=name, needed=needed, ran=ran, passed=passed, detail=detail)
