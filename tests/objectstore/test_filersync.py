@@ -109,6 +109,7 @@ def render_options(site: LoopbackSite, remote: LoopbackSite, folder: Path) -> Pa
     variables = {
         **remote.variables,
         "filersync_from": "127.0.0.1",
+        "filersync_to": "127.0.0.1",
         "filersync_metrics_port": remote.ports["seaweed_metrics"] + 1,
         "bucket": BUCKET,
         "nth": 0,
