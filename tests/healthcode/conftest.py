@@ -78,14 +78,13 @@ class Service:
         self.setting("synchronous_standby_names", "missing")
         for _ in range(50):
             trial = asyncio.create_task(asyncio.to_thread(self._commit))
-            for _ in range(20):
+            while not trial.done():
                 await asyncio.sleep(0.01)
                 found = self.sql("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
                 if found:
                     self.sql(f"SELECT pg_cancel_backend({found[0][0]})")
                     await trial
                     return
-            await trial
         raise AssertionError("commits do not wait")
 
     def _commit(self) -> None:
