@@ -1,7 +1,7 @@
 """A drill that looks like one: made from a seed, in the shape that drills are recorded in."""
 
-import copy
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,35 +102,44 @@ def outcome(seed: int = 20211220) -> dict[str, Any]:
 Spoil = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture
-def packed(tmp_path: Path) -> Callable[[Spoil], Path]:
-    """A pack of the sample drill, after `spoil` had its way with the outcome."""
+def made(root: Path, told: dict[str, Any]) -> Path:
+    """A pack with that outcome in it."""
+    clock = SimClock()
+    first = Evidence.open(root / "evidence", clock)
+    witnesses = [
+        Witness(root / s, name=s, log_key=first.keys.ed25519, clock=clock)
+        for s in ("site-b", "site-c")
+    ]
+    evidence = Evidence.open(root / "evidence", clock, witnesses=witnesses)
+    ledger = root / "artefacts" / "ledger.jsonl"
+    ledger.parent.mkdir()
+    ledger.write_text('{"op_id":"1","outcome":"ok"}\n')
+    evidence.record(Kind.SCHEDULE, {"due": [{"scenario": "site-power-loss", "by": "2026-12-01"}]})
+    evidence.record(Kind.INTENT, {"drill_id": DRILL, "hazard": "H1", "target": "site-a"})
+    evidence.record(Kind.OUTCOME, told, subject=[ledger])
+    return pack(
+        evidence,
+        entries=[2],
+        artefacts_dir=ledger.parent,
+        dest=root / "pack",
+        title="生产中心断电演练",
+    )
 
-    def make(spoil: Spoil = lambda _: None) -> Path:
-        told = copy.deepcopy(outcome())
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("sample"), outcome())
+
+
+@pytest.fixture
+def packed(tmp_path: Path, sample: Path) -> Callable[..., Path]:
+    """A pack of the sample drill, after `spoil` had its way with the outcome; always one's own copy."""
+
+    def make(spoil: Spoil | None = None) -> Path:
+        if spoil is None:
+            return Path(shutil.copytree(sample, tmp_path / "pack"))
+        told = outcome()
         spoil(told)
-        clock = SimClock()
-        root = tmp_path / "evidence"
-        first = Evidence.open(root, clock)
-        witnesses = [
-            Witness(tmp_path / s, name=s, log_key=first.keys.ed25519, clock=clock)
-            for s in ("site-b", "site-c")
-        ]
-        evidence = Evidence.open(root, clock, witnesses=witnesses)
-        ledger = tmp_path / "artefacts" / "ledger.jsonl"
-        ledger.parent.mkdir()
-        ledger.write_text('{"op_id":"1","outcome":"ok"}\n')
-        evidence.record(
-            Kind.SCHEDULE, {"due": [{"scenario": "site-power-loss", "by": "2026-12-01"}]}
-        )
-        evidence.record(Kind.INTENT, {"drill_id": DRILL, "hazard": "H1", "target": "site-a"})
-        evidence.record(Kind.OUTCOME, told, subject=[ledger])
-        return pack(
-            evidence,
-            entries=[2],
-            artefacts_dir=ledger.parent,
-            dest=tmp_path / "pack",
-            title="生产中心断电演练",
-        )
+        return made(tmp_path, told)
 
     return make
