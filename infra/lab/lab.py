@@ -3,6 +3,7 @@ needs no memory of what `up` did.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,13 +15,14 @@ from infra.objectstore import buckets
 from infra.postgres import patroni, prepare
 from zaibei.config.model import Role, Stack
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing
+from zaibei.kernel.errors import Missing, Refused, Unreachable
 from zaibei.kernel.process import run
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import sole, state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
 _STEADY = timedelta(seconds=90)
+_STEADY_INTERVAL = timedelta(milliseconds=500)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,15 +80,25 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
 
 def ready(stack: Stack, access: sites.StackAccess, *, clock: Clock) -> None:
     """Steady state, as drills find it: production writes, the same city follows synchronously, the remote
-    site streams."""
+    site streams. Where the same city writes and production follows, production takes over as planned work.
+    """
     writer, standby, remote = (
         _first(stack, r) for r in (Role.PRODUCTION, Role.SAME_CITY, Role.REMOTE)
     )
     if writer is None or standby is None:
         return
+
+    def why_not() -> str | None:
+        reason = patroni.why_not_healthy(access, writer=writer, standby=standby, remote=remote)
+        if reason is None:
+            return None
+        if patroni.why_not_healthy(access, writer=standby, standby=writer, remote=remote) is None:
+            with suppress(Refused, Unreachable):  # asked again the next time round
+                patroni.switchover(access, leader=standby, candidate=writer)
+        return reason
+
     wait_until(
-        lambda: patroni.why_not_healthy(access, writer=writer, standby=standby, remote=remote),
-        what="the steady state", deadline=_STEADY, clock=clock,
+        why_not, what="the steady state", deadline=_STEADY, clock=clock, interval=_STEADY_INTERVAL,
         hint=f"zaibei lab shell {writer} -- tail -50 /var/log/zaibei/patroni.log",
     )  # fmt: skip
 

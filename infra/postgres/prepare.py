@@ -24,12 +24,11 @@ def prepare(access: StackAccess) -> list[str]:
             if role not in have:
                 made.append(f"role {role}")
             db.execute(
-                sql.SQL("{} ROLE {} LOGIN NOINHERIT NOSUPERUSER PASSWORD {}").format(
+                sql.SQL("{} ROLE {} LOGIN INHERIT NOSUPERUSER PASSWORD {}").format(
                     sql.SQL(verb), sql.Identifier(role), sql.Literal(verifier)
                 )
             )
-        db.execute("ALTER ROLE zaibei_backup REPLICATION INHERIT")
-        db.execute("ALTER ROLE zaibei_probe INHERIT")
+        db.execute("ALTER ROLE zaibei_backup REPLICATION")
         db.execute("GRANT pg_read_all_data TO zaibei_backup")
         db.execute("GRANT pg_monitor, pg_read_all_data TO zaibei_probe")
         # The backup names a point in time and closes the segment that holds it.

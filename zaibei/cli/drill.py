@@ -1,5 +1,186 @@
-"""`zaibei drill`: Faults made on purpose, measured."""
+"""`zaibei drill`: faults made on purpose, measured. Exit 0 PASS, 1 FAIL, 3 INVALID, 2 usage."""
+
+# ruff: noqa: PLC0415  a command imports what it needs: `zaibei --help` stays fast
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from zaibei.cli.console import emit, progress, show, talk
+from zaibei.kernel.clock import SystemClock
+from zaibei.kernel.errors import Usage
+from zaibei.kernel.state import state_dir
+
 app = typer.Typer(no_args_is_help=True, help="Faults made on purpose, measured.")
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+StackFile = Annotated[Path | None, typer.Option("--stack", help="stack.yaml; default: the sample")]
+_EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
+_COLOUR = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
+
+
+@app.command("list")
+def list_(*, json: Json = False) -> None:
+    """The scenarios there are."""
+    from rich.table import Table
+
+    from failover import scenario
+
+    found = [scenario.load(n) for n in scenario.names()]
+    if json:
+        emit({"scenarios": [s.model_dump(mode="json") for s in found]})
+        return
+    table = Table("scenario", "hazard", "fault", "what happens")
+    for s in found:
+        table.add_row(
+            s.name,
+            s.hazard.value,
+            f"{s.fault.kind.value} at {s.fault.at.value}",
+            f"{s.title.en} {s.title.zh}",
+        )
+    show(table)
+
+
+@app.command()
+def run(
+    name: str,
+    seed: Annotated[int, typer.Option(help="Traffic and fault are drawn from it.")] = 1,
+    stack: StackFile = None,
+    *,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Lab, data and a first backup too.")
+    ] = False,
+    scale: Annotated[float, typer.Option(help="With --prepare: 1.0 is 100 000 people.")] = 1.0,
+    keep_lab: Annotated[
+        bool, typer.Option("--keep-lab", help="With --prepare: leave it up.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Break it, watch the clients, and say what that was worth."""
+    from failover import scenario
+    from failover.drill import Asked, drill
+    from infra.lab import lab
+    from zaibei.cli.choice import chosen_stack
+    from zaibei.reports import drill_report
+
+    asked = Asked(
+        stack=chosen_stack(stack),
+        scenario=scenario.load(name),
+        seed=seed,
+        prepare=prepare,
+        scale=scale,
+    )
+    clock = SystemClock()
+    with progress() as told:
+        try:
+            finished = drill(asked, clock=clock, progress=told)
+        finally:
+            if prepare and not keep_lab:
+                lab.down(clock=clock, progress=told)
+        told.step("drawing the report")
+        report = drill_report(finished.pack, finished.folder / "report.html", "both")
+    result = finished.result | {"evidence_pack": str(finished.pack), "report": str(report)}
+    last = state_dir() / "drills" / "last.json"
+    last.write_text(jsonlib.dumps({"drill_id": finished.drill_id, **_paths(result)}))
+    if json:
+        emit(result)
+    else:
+        _tell(result)
+    raise typer.Exit(_EXIT[finished.verdict.ruling.value])
+
+
+@app.command("show")
+def show_(drill: str, *, json: Json = False) -> None:
+    """One drill again, by its id, or the `last` one."""
+    folder = state_dir() / "drills"
+    if drill == "last":
+        try:
+            drill = str(jsonlib.loads((folder / "last.json").read_text())["drill_id"])
+        except FileNotFoundError as none:
+            raise Usage(
+                "no drill was ever finished here", hint="zaibei drill run site-power-loss"
+            ) from none
+    try:
+        result = jsonlib.loads((folder / drill / "result.json").read_text())
+    except FileNotFoundError as none:
+        raise Usage(f"no finished drill {drill}", hint=f"there are those below {folder}") from none
+    result |= {
+        "evidence_pack": str(folder / drill / "pack"),
+        "report": str(folder / drill / "report.html"),
+    }
+    if json:
+        emit(result)
+    else:
+        _tell(result)
+
+
+def _paths(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: result[k] for k in ("scenario", "verdict", "ended_at", "evidence_pack", "report")}
+
+
+def _tell(r: dict[str, Any]) -> None:
+    """The verdict as a person reads it: the word, the figures against their objectives, the proof."""
+    from rich.table import Table
+
+    verdict = r["verdict"]
+    talk.print(
+        f"\n[{_COLOUR[verdict]}]{verdict}[/]  {r['title']['en']} · {r['title']['zh']}  [dim]{r['drill_id']}[/]"
+    )
+    for reason in r["reasons"]:
+        talk.print(f"  {reason}", markup=False)
+    table = Table("what", "measured", "objective", box=None, pad_edge=False, header_style="dim")
+    goal, b = r["objective"], r["backup"]
+    table.add_row("RTO, first good write", _s(r["rto_first_s"]), f"≤ {goal['rto_s']:g} s")
+    table.add_row("RTO, stable again", _s(r["rto_stable_s"]), f"≤ {goal['rto_s']:g} s")
+    table.add_row(
+        "acknowledged writes lost",
+        f"{_n(r['lost'])} of {_n(r['acked'])}",
+        f"RPO {goal['rpo_s']:g} s",
+    )
+    table.add_row(
+        "acknowledged objects lost",
+        f"{_n(r['objects']['lost'])} of {_n(r['objects']['acked'])}",
+        "",
+    )
+    table.add_row("nobody knows (info) · phantoms", f"{_n(r['info'])} · {_n(r['phantoms'])}", "")
+    table.add_row(
+        "phases", ", ".join(f"{k} {v:.1f} s" for k, v in r["phases_s"].items()) or "unknown", ""
+    )
+    table.add_row(
+        "writer",
+        " → ".join(str(r["writer"].get(k, {}).get("site")) for k in ("before", "after")),
+        "",
+    )
+    if r["surge"]:
+        table.add_row(
+            "citizens served",
+            f"{r['surge']['ok']} of {r['surge']['offered']}, p99 {_ms(r['surge']['p99_ms'])}",
+            "",
+        )
+    table.add_row("backup restored and compared",
+                  f"{'yes' if b['restore_verified'] else 'NO'}, {_n(b['rows_compared'])} rows in {_s(b['restore_s'])}", "")  # fmt: skip
+    table.add_row("failed back", f"{r['failback']['writer']} in {_s(r['failback']['took_s'])}", "")
+    table.add_row(
+        "negative control",
+        "condemned" if r["negative_control"]["condemned"] else "NOT condemned",
+        "condemned",
+    )
+    show(table)
+    for check in r["checks"]:
+        mark = "[green]✓[/]" if check["passed"] else "[red]✗[/]" if check["ran"] else "[yellow]–[/]"
+        talk.print(f"{mark} {check['name']:18} ", end="")
+        talk.print(check["detail"], markup=False, style="dim")
+    talk.print(f"\nevidence  {r['evidence_pack']}\nreport    {r['report']}", markup=False)
+
+
+def _s(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f} s"
+
+
+def _ms(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f} ms"
+
+
+def _n(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"

@@ -1,0 +1,460 @@
+"""A drill from the first citizen to the verdict, in the order it happens.
+
+Nothing here decides: what was lost says `check`, how long it took says `measure`, what that is worth
+says `verdict`. This module makes things happen, in an order in which a death on any line leaves a fault
+that the dead-man undoes, an intent in the log that shows it was tried, and a ledger that can be read.
+"""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from backup import job, status
+from backup.receiver import WalArchiver
+from backup.repository import Repository
+from failover import aftermath, ground, outcome, readback
+from failover.check import Findings, check
+from failover.clients import Door, Rates, Traffic
+from failover.clients.traffic import Counts
+from failover.control import ControlResult, run_control
+from failover.ledger import Ledger, Reader
+from failover.measure import Measures, measure, series
+from failover.observe import Watch
+from failover.scenario import Scenario
+from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
+from infra.faults import deadman, journal, trace
+from infra.faults.model import Injected
+from infra.lab import cgroup
+from infra.lab.plan import LabPlan
+from infra.objectstore.mirror import Mirror
+from infra.sites import StackAccess
+from loadtest import run as surge_run
+from loadtest import scenario as surge_scenario
+from loadtest.results import SurgeResult
+from zaibei.config.model import Objective, Role, Stack
+from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Invalid, Refused
+from zaibei.kernel.ids import new_id
+from zaibei.kernel.progress import Progress, Silent
+from zaibei.kernel.state import sole, state_dir, write_atomic
+from zaibei.kernel.wait import wait_until
+
+_DEADMAN = timedelta(minutes=10)  # no drill keeps a site broken for longer
+_FIRST_WRITES = timedelta(seconds=30)
+_STABLE_WINDOW = timedelta(seconds=5)
+_SETTLE = timedelta(seconds=60)
+_LOOK_EVERY = timedelta(seconds=1)
+_BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
+# Three sites, the clients and the load share the lab's cores; beyond this a time is the host's and not
+# the stack's (PSI cpu some, avg10).
+_CPU_SOME_PCT = 90.0
+_REQUIRED = (
+    "ledger-whole",
+    "takeover",
+    "backup-committed",
+    "restore-verified",
+    "replicas-agree",
+    "objects-converged",
+    "failback",
+    "nothing-left",
+    "negative-control",
+    "surge-generator",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the person at the command line asked for."""
+
+    stack: Stack
+    scenario: Scenario
+    seed: int
+    prepare: bool
+    scale: float = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """What is known so far; each step adds what it found."""
+
+    drill_id: str
+    asked: Asked
+    folder: Path
+    lab: LabPlan
+    access: StackAccess
+    objective: Objective
+    clock: Clock
+    progress: Progress
+    started_at: str = ""
+    writer: str = ""
+    survivor: str = ""
+    remote: str = ""
+    before: frozenset[str] = frozenset()
+    backup: job.Run | None = None
+    point: aftermath.Point | None = None
+    injected: Injected | None = None
+    counts: Counts | None = None
+    surge: SurgeResult | None = None
+    surge_start_s: float | None = None  # monotonic: second 0 of the surge
+    watch: Watch | None = None
+    findings: Findings | None = None
+    measures: Measures | None = None
+    epochs: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    restored: aftermath.Restored | None = None
+    returned: aftermath.Returned | None = None
+    control: ControlResult | None = None
+    checks: list[CheckResult] = field(default_factory=list)
+    memory_bytes_max: int = 0
+    rpo_wal: timedelta | None = None
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.drill_id}-"
+
+    def holds(self, name: str, *, passed: bool, detail: str, spoils: bool = False) -> None:
+        """A check ran. `spoils`: its failure says nothing about the stack, only about the measurement."""
+        self.checks.append(
+            CheckResult(
+                name=name, ran=True, passed=passed, detail=detail,
+                if_failed=Ruling.INVALID if spoils else Ruling.FAIL,
+            )
+        )  # fmt: skip
+
+    def did_not_run(self, name: str, why: str) -> None:
+        self.checks.append(CheckResult(name=name, ran=False, passed=False, detail=why))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    drill_id: str
+    verdict: Verdict
+    result: dict[str, Any]  # the drill's JSON; also the predicate of its outcome
+    pack: Path
+    folder: Path
+
+
+def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
+    """Raises Busy when one runs, Refused and Missing when the ground does not hold; anything that goes
+    wrong after the intent is logged as aborted, and raised.
+    """
+    objective = asked.scenario.objective(asked.stack)
+    with sole(state_dir() / "drill.lock", what="a drill"):
+        lab, access = ground.make_ready(
+            asked.stack,
+            prepare_all=asked.prepare,
+            scale=asked.scale,
+            clock=clock,
+            progress=progress,
+        )
+        if not asked.prepare and (why := ground.why_no_recent_backup(asked.stack, now=clock.now())):
+            raise Refused(
+                f"no recent backup: {why}",
+                hint=("zaibei backup run", "or --prepare, which takes one before the fault"),
+            )
+        drill_id = new_id("drill", clock, ground.rng_of(asked.seed, str(clock.monotonic())))
+        run = Run(
+            drill_id=drill_id, asked=asked, folder=state_dir() / "drills" / drill_id, lab=lab,
+            access=access, objective=objective, clock=clock, progress=progress,
+            started_at=_stamp(clock), writer=ground.site_of(asked.stack, Role.PRODUCTION),
+            survivor=ground.site_of(asked.stack, Role.SAME_CITY),
+            remote=ground.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
+        )  # fmt: skip
+        run.folder.mkdir(parents=True)
+        evidence = Evidence.open(default_dir(), clock)
+        intent = evidence.record(Kind.INTENT, outcome.intent(run))
+        try:
+            _make_happen(run)
+            verdict = _judge(run)
+        except BaseException as gone:
+            evidence.record(
+                Kind.ABORTED,
+                {"drill_id": drill_id, "scenario": asked.scenario.name,
+                 "reason": f"{type(gone).__name__}: {gone}"[:2000]},
+            )  # fmt: skip
+            raise
+        return _put_on_record(run, verdict, evidence, intent)
+
+
+def _make_happen(run: Run) -> None:
+    """The story. Whatever fails in it, the fault is undone and the clients are stopped."""
+    with ExitStack() as ending:
+        stopping = threading.Event()
+        mirror = ending.enter_context(
+            ground.mirror_of(run.asked.stack, run.access, "citizen-objects", run.clock)
+        )
+        repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
+        archiver = ending.enter_context(_archiving(run, repos, stopping))
+        ledger, traffic = _put_citizens_on(run, mirror, ending)
+        surge = _put_crowd_on(run, ending)
+        run.backup = _take_backup(run, repos)
+        _hold_steady(run, traffic)
+        run.point = aftermath.mark_point(run)
+        wait_until(
+            lambda: aftermath.why_not_archived(run, archiver),
+            what="the point of recovery to be in both vaults", deadline=_SETTLE, clock=run.clock,
+        )  # fmt: skip
+        ending.enter_context(deadman.watching(run.lab, deadline=_DEADMAN))
+        watch = ending.enter_context(
+            Watch(run.access, site=run.survivor, was_leader=run.writer, clock=run.clock)
+        )
+        run.watch = watch
+        run.epochs["before"] = aftermath.writer_now(run)
+        lag = archiver.lag()
+        run.rpo_wal = lag
+        run.injected = _break(run, ledger)
+        _wait_for_recovery(run, traffic)
+        run.epochs["after"] = aftermath.writer_now(run)
+        run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
+        run.surge = _take_crowd_off(run, surge)
+        run.progress.step("stopping the citizens and closing their ledger")
+        run.counts = traffic.stop()
+        ledger.close()
+        watch.__exit__(None, None, None)
+        _read_back(run)
+        with ThreadPoolExecutor(2) as pool:
+            restoring = pool.submit(aftermath.restore_and_compare, run, repos)
+            run.progress.step(f"bringing {run.injected.fault.site} back")
+            journal.undo(run.injected.fault_id, run.lab, run.clock)
+            run.returned = aftermath.fail_back(run)
+            run.progress.step(
+                "restoring the backup in a clean room and comparing it with the ledger"
+            )
+            run.restored = restoring.result()
+            if run.restored.verified:
+                status.restore_verified(
+                    run.restored.vault, sequence=run.restored.snapshot, at=run.clock.now(),
+                    took_s=run.restored.took.total_seconds(),
+                )  # fmt: skip
+        stopping.set()
+    run.progress.step("the negative control: a sabotaged pair that the checker must condemn")
+    run.control = run_control(run.folder / "control", run.clock, run.asked.seed, Silent())
+    left = trace.differences(run.before, trace.trace(run.lab))
+    run.holds("nothing-left", passed=not left, detail="; ".join(left[:5]) or "the traces are equal")
+
+
+def _put_citizens_on(run: Run, mirror: Mirror, ending: ExitStack) -> tuple[Ledger, Traffic]:
+    spec = run.asked.scenario.traffic
+    rates = Rates(rows_per_s=spec.rows_per_s, objects_per_s=spec.objects_per_s)
+    if reason := rates.why_too_coarse(run.objective.rto):
+        raise Refused(reason)
+    run.progress.step("putting citizens on: rows and objects, acknowledged in a ledger")
+    doors = [Door(site=s, url=run.access.site(s).entry_url) for s in run.asked.stack.entry]
+    ledger = Ledger.create(
+        run.ledger_file, drill=run.drill_id, clock=run.clock,
+        facts={"seed": run.asked.seed, "rows_per_s": rates.rows_per_s,
+               "objects_per_s": rates.objects_per_s, "doors": [d.url for d in doors]},
+    )  # fmt: skip
+    traffic = Traffic(
+        doors=doors, ca_file=run.access.ca_file, ledger=ledger, clock=run.clock, seed=run.asked.seed,
+        rates=rates, put=lambda key, data: mirror.create(key, data).copies,
+    )  # fmt: skip
+    ending.callback(traffic.stop)
+    traffic.start()
+    wait_until(
+        lambda: None if traffic.snapshot().ok else f"none yet; the last answer: {traffic.snapshot().last_detail}",
+        what="the first acknowledged write", deadline=_FIRST_WRITES, clock=run.clock,
+    )  # fmt: skip
+    return ledger, traffic
+
+
+def _put_crowd_on(run: Run, ending: ExitStack) -> surge_run.Surge | None:
+    name = run.asked.scenario.traffic.surge
+    if name is None:
+        return None
+    run.progress.step("putting a crowd on the health code")
+    surge = surge_run.start(
+        surge_scenario.load(name), doors=[run.access.site(s).entry_url for s in run.asked.stack.entry],
+        ca_file=run.access.ca_file, run_dir=run.folder / "surge", seed=run.asked.seed, clock=run.clock,
+    )  # fmt: skip
+    run.surge_start_s = surge.start_s
+    ending.callback(surge.close)
+    return surge
+
+
+def _take_crowd_off(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
+    if surge is None:
+        run.did_not_run("surge-generator", "the scenario has no surge")
+        return None
+    run.progress.step("sending the crowd home")
+    result = surge.stop()
+    generator = result.generator_verdict
+    run.holds(
+        "surge-generator", passed=generator.valid, spoils=True,
+        detail="; ".join(generator.reasons) or f"{result.offered} citizens came as planned",
+    )  # fmt: skip
+    return result
+
+
+def _take_backup(run: Run, repos: list[Repository]) -> job.Run:
+    run.progress.step(f"backing up from {run.survivor} into {' and '.join(r.name for r in repos)}")
+    keep = min(d.backup.keep for d in run.asked.stack.databases)
+    made = job.run_postgres(
+        run.access.member_dsn(run.survivor, user="zaibei_backup", database="postgres"),
+        run.access.password("zaibei_backup"), repos, run.clock, None, run.progress,
+        label=run.drill_id, retain=keep,
+    )  # fmt: skip
+    run.holds(
+        "backup-committed", passed=made.complete,
+        detail="; ".join(made.problems) or f"{len(made.outcomes)} vaults hold it whole",
+    )  # fmt: skip
+    return made
+
+
+def _hold_steady(run: Run, traffic: Traffic) -> None:
+    run.progress.step("steady state: traffic before the fault")
+    spec = run.asked.scenario.traffic
+    begun = run.clock.monotonic()
+    while (passed := run.clock.monotonic() - begun) < spec.steady.total_seconds():
+        run.progress.done(int(passed), int(spec.steady.total_seconds()), unit="s")
+        run.clock.sleep(timedelta(milliseconds=500))
+    if why := ground.why_not_steady(run.asked.stack, run.access):
+        raise Invalid(f"the stack left its steady state before the fault: {why}")
+    if not traffic.snapshot().ok:
+        raise Invalid("no write was acknowledged before the fault", hint="zaibei lab status")
+
+
+def _break(run: Run, ledger: Ledger) -> Injected:
+    fault = run.asked.scenario.fault_in(run.asked.stack)
+    run.progress.step(f"making the fault: {fault}")
+    injected = journal.make(
+        fault, run.lab, clock=run.clock, rng=ground.rng_of(run.asked.seed, "fault")
+    )
+    ledger.note("fault", at_s=injected.acknowledged_s, detail=f"{fault}: {injected.proof}")
+    return injected
+
+
+def _wait_for_recovery(run: Run, traffic: Traffic) -> None:
+    """Until acknowledged writes have flowed for a while again, or the scenario's patience ends. A drill
+    whose service never comes back is not aborted: its verdict is FAIL, and it is judged like any other.
+    """
+    assert run.injected is not None
+    scenario = run.asked.scenario
+    run.progress.step("waiting for the service to come back")
+    patience = scenario.recover_within.total_seconds()
+    wanted = (_STABLE_WINDOW + scenario.traffic.after).total_seconds()
+    good_since: float | None = None
+    before = traffic.snapshot()
+    while (now := run.clock.monotonic()) - run.injected.acknowledged_s < patience:
+        run.clock.sleep(_LOOK_EVERY)
+        seen = traffic.snapshot()
+        ok = seen.ok - before.ok
+        bad = seen.fail + seen.info - before.fail - before.info
+        before = seen
+        if not ok or bad > _BAD_SHARE * ok:
+            good_since = None
+        elif good_since is None:
+            good_since = now
+        elif now - good_since >= wanted and _taken_over(run):
+            return
+        broken_for = int(now - run.injected.acknowledged_s)
+        run.progress.done(broken_for, int(patience), unit="s since the fault")
+
+
+def _taken_over(run: Run) -> bool:
+    return not run.asked.scenario.takeover or run.watch is None or run.watch.writer == run.survivor
+
+
+def _read_back(run: Run) -> None:
+    run.progress.step("reading every write back from the writer")
+    assert run.injected is not None
+    reader = Reader(run.ledger_file)
+    rows = list(readback.writer_rows(run.access, prefix=run.prefix))
+    store = ground.business_store(run.access, run.survivor, "citizen-objects")
+    kept = list(readback.objects(store, prefix=run.prefix))
+    run.findings = check(reader.ops(), rows, kept, prefix=run.prefix)
+    run.checks.append(ledger_whole(reader.ending))
+    assert run.watch is not None
+    run.measures = measure(
+        reader.ops(), fault_s=run.injected.acknowledged_s, observations=run.watch.observations()
+    )
+    took_over = run.epochs["after"][0]
+    wanted = run.survivor if run.asked.scenario.takeover else None
+    run.holds(
+        "takeover", passed=wanted is None or took_over == wanted,
+        detail=f"{took_over or 'nobody'} writes after the fault, epoch {run.epochs['after'][1]}",
+    )  # fmt: skip
+
+
+def _judge(run: Run) -> Verdict:
+    if run.restored is None:
+        run.did_not_run("restore-verified", "the restore did not finish")
+    else:
+        run.holds("restore-verified", passed=run.restored.verified, detail=run.restored.detail)
+    if run.returned is None:
+        for name in ("failback", "replicas-agree", "objects-converged"):
+            run.did_not_run(name, "the site did not come back")
+    else:
+        back = run.returned
+        run.holds("failback", passed=back.done, detail=back.detail)
+        run.holds("replicas-agree", passed=not back.disagreeing, detail=back.replica_detail)
+        run.holds("objects-converged", passed=back.divergent == 0, detail=back.object_detail)
+    if run.control is None:
+        run.did_not_run("negative-control", "it was not reached")
+    else:
+        run.checks.append(run.control.as_check())
+    return judge(
+        run.findings, run.measures, run.objective, run.checks, required=_REQUIRED,
+        host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
+        bounds=Bounds(host_cpu_some_pct=_CPU_SOME_PCT),
+    )  # fmt: skip
+
+
+def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry) -> Finished:
+    run.progress.step("signing the outcome and packing the evidence")
+    artefacts = run.folder / "artefacts"
+    artefacts.mkdir()
+    named = outcome.artefacts(run, artefacts)
+    result = outcome.result(run, verdict, named, series=list(series(
+        Reader(run.ledger_file).ops(), fault_s=run.injected.acknowledged_s if run.injected else 0.0
+    )))  # fmt: skip
+    entry = evidence.record(Kind.OUTCOME, result, subject=[artefacts / n["name"] for n in named])
+    packed = pack(
+        evidence, entries=[intent.index, entry.index], artefacts_dir=artefacts,
+        dest=run.folder / "pack", title=f"{run.asked.scenario.title.en} · {run.drill_id}",
+    )  # fmt: skip
+    found = verify(packed)
+    if not found.ok:
+        raise Invalid(f"the pack that was just made does not verify: {found}")
+    write_atomic(run.folder / "result.json", json.dumps(result, ensure_ascii=False, indent=2))
+    return Finished(
+        drill_id=run.drill_id, verdict=verdict, result=result, pack=packed, folder=run.folder
+    )
+
+
+@contextmanager
+def _archiving(
+    run: Run, repos: list[Repository], stopping: threading.Event
+) -> Iterator[WalArchiver]:
+    """WAL into both vaults all along; its status goes where the exporter reads it."""
+    conninfo = run.access.primary_dsn(user="zaibei_backup", database="postgres")
+    archiver = WalArchiver(
+        conninfo=f"{conninfo} target_session_attrs=read-write",
+        password=run.access.password("zaibei_backup"), repositories=repos,
+        spool=state_dir() / "backup" / "spool", clock=run.clock,
+    )  # fmt: skip
+    with archiver:
+        thread = threading.Thread(
+            target=archiver.run, args=(stopping,), name="archiver", daemon=True
+        )
+        thread.start()
+        try:
+            yield archiver
+        finally:
+            stopping.set()
+            thread.join(timeout=30)
+            status.wal(archiver.status(), at=run.clock.now())
+
+
+def _stamp(clock: Clock) -> str:
+    return clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,157 @@
+"""What must hold before anything is broken on purpose. Each answer is a reason, not a boolean; with
+`prepare` what can be made good is made good, and the rest is refused with what to do.
+"""
+
+import json
+import random
+from datetime import datetime, timedelta
+
+import psycopg
+
+from backup import vaults
+from backup.repository import Repository
+from infra import sites
+from infra.data.load import load as load_data
+from infra.faults import journal
+from infra.lab import lab
+from infra.lab.plan import LabPlan, plan
+from infra.objectstore.mirror import Mirror
+from infra.objectstore.s3 import S3Store, open_store
+from infra.postgres import patroni, prepare
+from zaibei.config.model import Role, Stack
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Missing, Refused
+from zaibei.kernel.progress import Progress
+from zaibei.kernel.state import state_dir
+
+DATA_SEED = 1
+BACKUP_STATUS = "backup/status.json"
+
+
+def site_of(stack: Stack, role: Role) -> str:
+    for site in stack.sites:
+        if site.role is role:
+            return site.name
+    raise Refused(f"stack {stack.name} has no {role.value} site, and the drill needs one")
+
+
+def make_ready(
+    stack: Stack, *, prepare_all: bool, scale: float, clock: Clock, progress: Progress
+) -> tuple[LabPlan, sites.StackAccess]:
+    """Sites up and in their steady state, data loaded. Raises Missing or Refused with the way out."""
+    on_paper = plan(stack, state_dir())
+    if left := journal.active(on_paper):
+        if not prepare_all:
+            raise Refused(
+                f"faults of an earlier drill are still there: {', '.join(map(str, left.values()))}",
+                hint="zaibei drill run … --prepare undoes them; so does zaibei lab down",
+            )
+        journal.undo_all(on_paper, clock)
+    if prepare_all:
+        lab.up(stack, clock=clock, progress=progress)
+    access = sites.load()
+    if reason := why_not_steady(stack, access):
+        raise Refused(
+            f"the stack is not in its steady state: {reason}",
+            hint="zaibei lab status; zaibei lab up brings it there",
+        )
+    if prepare_all:
+        progress.step("loading the four base databases")
+        with mirror_of(stack, access, "geo-images", clock) as pictures:
+            load_data(
+                lambda d: access.primary_dsn(user="zaibei_loader", database=d),
+                access.password("zaibei_loader"),
+                _Creates(pictures),
+                seed=DATA_SEED,
+                scale=scale,
+                progress=progress,
+            )
+    if people(access) is None:
+        raise Missing("the base databases are empty", hint="zaibei data load")
+    return on_paper, access
+
+
+class _Creates:
+    """The mirror as the loader wants a store: `create` answers with a version, and two have two."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+
+    def create(self, key: str, data: bytes) -> str | None:
+        self._mirror.create(key, data)
+        return None
+
+
+def why_not_steady(stack: Stack, access: sites.StackAccess) -> str | None:
+    remote = next((s.name for s in stack.sites if s.role is Role.REMOTE), None)
+    return patroni.why_not_healthy(
+        access,
+        writer=site_of(stack, Role.PRODUCTION),
+        standby=site_of(stack, Role.SAME_CITY),
+        remote=remote,
+    )
+
+
+def people(access: sites.StackAccess) -> int | None:
+    """How many persons the population database holds; None: the table is not there or is empty."""
+    try:
+        with prepare.connect(access, "population", user="zaibei_probe") as db:
+            row = db.execute("SELECT count(*) FROM person").fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    assert row is not None
+    count = row[0]
+    assert isinstance(count, int)
+    return count or None
+
+
+def why_no_recent_backup(stack: Stack, *, now: datetime) -> str | None:
+    """Of each vault that a database's policy names: its last complete backup, against `max_age`."""
+    try:
+        status = json.loads((state_dir() / BACKUP_STATUS).read_text())
+    except FileNotFoundError:
+        return "no backup was ever taken"
+    limit = min((d.backup.max_age for d in stack.databases), default=timedelta(hours=1))
+    for site in sorted({v for d in stack.databases for v in d.backup.vaults}):
+        entry = next((e for n, e in status.get("vaults", {}).items() if site in n), None)
+        if entry is None or not entry.get("last_success_at"):
+            return f"the vault of {site} has none"
+        age = now - datetime.fromisoformat(entry["last_success_at"])
+        if age > limit:
+            return (
+                f"the newest in the vault of {site} is {age.total_seconds() / 60:.0f} minutes old"
+            )
+    return None
+
+
+def mirror_of(stack: Stack, access: sites.StackAccess, bucket: str, clock: Clock) -> Mirror:
+    """The bucket's same-city stores as one: acknowledged when all have it."""
+    declared = next((b for b in stack.buckets if b.name == bucket), None)
+    if declared is None:
+        raise Refused(f"stack {stack.name} declares no bucket {bucket}")
+    return Mirror(
+        stores={s: business_store(access, s, bucket) for s in declared.sites},
+        clock=clock,
+        on_site_loss=stack.on_site_loss,
+        deadline=timedelta(seconds=3),
+    )
+
+
+def business_store(access: sites.StackAccess, site: str, bucket: str) -> S3Store:
+    return open_store(
+        access.site(site).store, ca_file=access.ca_file, bucket=bucket, role="business", site=site
+    )
+
+
+def repositories(
+    access: sites.StackAccess, *, clock: Clock, progress: Progress
+) -> list[Repository]:
+    """The stack's vaults, opened; made when there is none yet."""
+    secret, new = vaults.make_passphrase()
+    if new:
+        progress.note(vaults.escrow_note())
+    return [vaults.ensure(store, secret, clock=clock) for store in vaults.stack_stores(access)]
+
+
+def rng_of(seed: int, what: str) -> random.Random:
+    return random.Random(f"{seed}-{what}")
