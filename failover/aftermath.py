@@ -247,7 +247,7 @@ def _facts_of(run: "Run", database: str) -> Facts:
 
 def _converge(run: "Run") -> tuple[int, int, str]:
     a, b = (
-        ground.business_store(run.access, s, "citizen-objects") for s in (run.writer, run.survivor)
+        ground.business_store(run.access, s, ground.OBJECTS) for s in (run.writer, run.survivor)
     )
     wait_until(
         lambda: _store_answers(a), what=f"{a.name} to answer", deadline=_STEADY, clock=run.clock

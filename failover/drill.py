@@ -20,10 +20,11 @@ from backup.receiver import WalArchiver
 from backup.repository import Repository
 from failover import aftermath, ground, outcome, readback
 from failover.check import Findings, check
-from failover.clients import Door, Rates, Traffic
+from failover.clients import Rates
+from failover.clients.alone import ClientPlan, Clients
 from failover.clients.traffic import Counts
 from failover.control import ControlResult, run_control
-from failover.ledger import Ledger, Reader
+from failover.ledger import Reader
 from failover.measure import Measures, measure, series
 from failover.observe import Watch
 from failover.scenario import Scenario
@@ -32,7 +33,6 @@ from infra.faults import deadman, journal, trace
 from infra.faults.model import Injected
 from infra.lab import cgroup
 from infra.lab.plan import LabPlan
-from infra.objectstore.mirror import Mirror
 from infra.sites import StackAccess
 from loadtest import run as surge_run
 from loadtest import scenario as surge_scenario
@@ -47,7 +47,6 @@ from zaibei.kernel.state import sole, state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
 _DEADMAN = timedelta(minutes=10)  # no drill keeps a site broken for longer
-_FIRST_WRITES = timedelta(seconds=30)
 _STABLE_WINDOW = timedelta(seconds=5)
 _SETTLE = timedelta(seconds=60)
 _LOOK_EVERY = timedelta(seconds=1)
@@ -190,12 +189,9 @@ def _make_happen(run: Run) -> None:
     """The story. Whatever fails in it, the fault is undone and the clients are stopped."""
     with ExitStack() as ending:
         stopping = threading.Event()
-        mirror = ending.enter_context(
-            ground.mirror_of(run.asked.stack, run.access, "citizen-objects", run.clock)
-        )
         repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
         archiver = ending.enter_context(_archiving(run, repos, stopping))
-        ledger, traffic = _put_citizens_on(run, mirror, ending)
+        traffic = _put_citizens_on(run, ending)
         surge = _put_crowd_on(run, ending)
         run.backup = _take_backup(run, repos)
         _hold_steady(run, traffic)
@@ -212,14 +208,13 @@ def _make_happen(run: Run) -> None:
         run.epochs["before"] = aftermath.writer_now(run)
         lag = archiver.lag()
         run.rpo_wal = lag
-        run.injected = _break(run, ledger)
+        run.injected = _break(run, traffic)
         _wait_for_recovery(run, traffic)
         run.epochs["after"] = aftermath.writer_now(run)
         run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
         run.surge = _take_crowd_off(run, surge)
         run.progress.step("stopping the citizens and closing their ledger")
         run.counts = traffic.stop()
-        ledger.close()
         watch.__exit__(None, None, None)
         _read_back(run)
         with ThreadPoolExecutor(2) as pool:
@@ -243,29 +238,23 @@ def _make_happen(run: Run) -> None:
     run.holds("nothing-left", passed=not left, detail="; ".join(left[:5]) or "the traces are equal")
 
 
-def _put_citizens_on(run: Run, mirror: Mirror, ending: ExitStack) -> tuple[Ledger, Traffic]:
-    spec = run.asked.scenario.traffic
+def _put_citizens_on(run: Run, ending: ExitStack) -> Clients:
+    spec, stack = run.asked.scenario.traffic, run.asked.stack
     rates = Rates(rows_per_s=spec.rows_per_s, objects_per_s=spec.objects_per_s)
     if reason := rates.why_too_coarse(run.objective.rto):
         raise Refused(reason)
     run.progress.step("putting citizens on: rows and objects, acknowledged in a ledger")
-    doors = [Door(site=s, url=run.access.site(s).entry_url) for s in run.asked.stack.entry]
-    ledger = Ledger.create(
-        run.ledger_file, drill=run.drill_id, clock=run.clock,
-        facts={"seed": run.asked.seed, "rows_per_s": rates.rows_per_s,
-               "objects_per_s": rates.objects_per_s, "doors": [d.url for d in doors]},
+    plan = ClientPlan(
+        drill=run.drill_id, ledger=str(run.ledger_file),
+        doors=tuple((s, run.access.site(s).entry_url) for s in stack.entry),
+        ca_file=str(run.access.ca_file), seed=run.asked.seed, rows_per_s=spec.rows_per_s,
+        objects_per_s=spec.objects_per_s, bucket=ground.OBJECTS,
+        bucket_sites=ground.declared_bucket(stack, ground.OBJECTS).sites,
+        on_site_loss=stack.on_site_loss.value,
     )  # fmt: skip
-    traffic = Traffic(
-        doors=doors, ca_file=run.access.ca_file, ledger=ledger, clock=run.clock, seed=run.asked.seed,
-        rates=rates, put=lambda key, data: mirror.create(key, data).copies,
-    )  # fmt: skip
-    ending.callback(traffic.stop)
-    traffic.start()
-    wait_until(
-        lambda: None if traffic.snapshot().ok else f"none yet; the last answer: {traffic.snapshot().last_detail}",
-        what="the first acknowledged write", deadline=_FIRST_WRITES, clock=run.clock,
-    )  # fmt: skip
-    return ledger, traffic
+    clients = ending.enter_context(Clients(plan, folder=run.folder, clock=run.clock))
+    clients.start()
+    return clients
 
 
 def _put_crowd_on(run: Run, ending: ExitStack) -> surge_run.Surge | None:
@@ -311,7 +300,7 @@ def _take_backup(run: Run, repos: list[Repository]) -> job.Run:
     return made
 
 
-def _hold_steady(run: Run, traffic: Traffic) -> None:
+def _hold_steady(run: Run, traffic: Clients) -> None:
     run.progress.step("steady state: traffic before the fault")
     spec = run.asked.scenario.traffic
     begun = run.clock.monotonic()
@@ -324,17 +313,17 @@ def _hold_steady(run: Run, traffic: Traffic) -> None:
         raise Invalid("no write was acknowledged before the fault", hint="zaibei lab status")
 
 
-def _break(run: Run, ledger: Ledger) -> Injected:
+def _break(run: Run, traffic: Clients) -> Injected:
     fault = run.asked.scenario.fault_in(run.asked.stack)
     run.progress.step(f"making the fault: {fault}")
     injected = journal.make(
         fault, run.lab, clock=run.clock, rng=ground.rng_of(run.asked.seed, "fault")
     )
-    ledger.note("fault", at_s=injected.acknowledged_s, detail=f"{fault}: {injected.proof}")
+    traffic.note("fault", at_s=injected.acknowledged_s, detail=f"{fault}: {injected.proof}")
     return injected
 
 
-def _wait_for_recovery(run: Run, traffic: Traffic) -> None:
+def _wait_for_recovery(run: Run, traffic: Clients) -> None:
     """Until acknowledged writes have flowed for a while again, or the scenario's patience ends. A drill
     whose service never comes back is not aborted: its verdict is FAIL, and it is judged like any other.
     """
@@ -370,7 +359,7 @@ def _read_back(run: Run) -> None:
     assert run.injected is not None
     reader = Reader(run.ledger_file)
     rows = list(readback.writer_rows(run.access, prefix=run.prefix))
-    store = ground.business_store(run.access, run.survivor, "citizen-objects")
+    store = ground.business_store(run.access, run.survivor, ground.OBJECTS)
     kept = list(readback.objects(store, prefix=run.prefix))
     run.findings = check(reader.ops(), rows, kept, prefix=run.prefix)
     run.checks.append(ledger_whole(reader.ending))

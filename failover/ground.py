@@ -18,13 +18,14 @@ from infra.lab.plan import LabPlan, plan
 from infra.objectstore.mirror import Mirror
 from infra.objectstore.s3 import S3Store, open_store
 from infra.postgres import patroni, prepare
-from zaibei.config.model import Role, Stack
+from zaibei.config.model import Bucket, Role, Stack
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, Refused
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import state_dir
 
 DATA_SEED = 1
+OBJECTS = "citizen-objects"  # the bucket that the drill's clients write to
 BACKUP_STATUS = "backup/status.json"
 
 
@@ -124,13 +125,19 @@ def why_no_recent_backup(stack: Stack, *, now: datetime) -> str | None:
     return None
 
 
+def declared_bucket(stack: Stack, name: str) -> Bucket:
+    for bucket in stack.buckets:
+        if bucket.name == name:
+            return bucket
+    raise Refused(
+        f"stack {stack.name} declares no bucket {name}", hint="add it below data: buckets:"
+    )
+
+
 def mirror_of(stack: Stack, access: sites.StackAccess, bucket: str, clock: Clock) -> Mirror:
     """The bucket's same-city stores as one: acknowledged when all have it."""
-    declared = next((b for b in stack.buckets if b.name == bucket), None)
-    if declared is None:
-        raise Refused(f"stack {stack.name} declares no bucket {bucket}")
     return Mirror(
-        stores={s: business_store(access, s, bucket) for s in declared.sites},
+        stores={s: business_store(access, s, bucket) for s in declared_bucket(stack, bucket).sites},
         clock=clock,
         on_site_loss=stack.on_site_loss,
         deadline=timedelta(seconds=3),

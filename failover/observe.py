@@ -3,6 +3,7 @@ the machine was. A thread; its observations are for the phases, never for RTO, w
 """
 
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -48,19 +49,23 @@ class Watch:
                 value = psi_cpu_some_avg10(_PRESSURE.read_text())
                 if value is not None:
                     self._cpu.append(value)
-            try:
-                cluster = patroni.ask(self._access, self._site, within=_WITHIN)
-                took_over = patroni.is_writer(self._access, self._site, within=_WITHIN)
-            except (Unreachable, Refused):
-                continue  # it will answer the next time, or never: absence is no observation
-            leader = cluster.leader.name if cluster.leader else None
-            if leader != self._leader:
-                # Nobody leads: the lease of the lost site has run out, which is stock detection.
-                self._note("detect" if leader is None else "elect")
-                self._leader = leader
-            if took_over and self._writer != self._site:
-                self._writer = self._site
-                self._note("promote")
+            # Two questions, each with an answer of its own: under load one may be late and not the other.
+            with suppress(Unreachable, Refused):
+                self._seen_leader(patroni.ask(self._access, self._site, within=_WITHIN))
+            with suppress(Unreachable, Refused):
+                if (
+                    patroni.is_writer(self._access, self._site, within=_WITHIN)
+                    and self._writer != self._site
+                ):
+                    self._writer = self._site
+                    self._note("promote")
+
+    def _seen_leader(self, cluster: patroni.Cluster) -> None:
+        leader = cluster.leader.name if cluster.leader else None
+        if leader != self._leader:
+            # Nobody leads: the lease of the lost site has run out, which is stock detection.
+            self._note("detect" if leader is None else "elect")
+            self._leader = leader
 
     def _note(self, what: str) -> None:
         self._seen.append(Observation(t_s=self._clock.monotonic(), what=what))

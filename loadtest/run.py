@@ -24,6 +24,7 @@ from loadtest.results import Live, Reader, SurgeResult, Tally, live, summarise
 from loadtest.scenario import SurgeScenario
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, ToolFailed, Unreachable, Usage
+from zaibei.kernel.priority import measure_first
 from zaibei.kernel.state import write_atomic
 from zaibei.kernel.wait import wait_until
 
@@ -244,6 +245,7 @@ def _spawn(plan: Plan, run_dir: Path) -> _Worker:
                 pass_fds=(ours,),
                 start_new_session=True,  # Ctrl-C stops the controller, which then stops the load
             )
+        measure_first(process.pid)
     except BaseException:
         os.close(theirs)
         raise

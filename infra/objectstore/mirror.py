@@ -91,7 +91,7 @@ class Mirror:
         if missing and self.on_site_loss is SiteLoss.BLOCK:
             raise self._blocked(key, written=len(versions), missing=missing)
         if missing:
-            _log.warning("mirror.degraded", key=key, copies=len(versions), missing=missing)
+            _log.debug("mirror.degraded", key=key, copies=len(versions), missing=missing)
         return Ack(key=key, copies=len(versions), missing=missing, versions=versions)
 
     def _sort(
@@ -129,8 +129,11 @@ class Mirror:
 
     def _take_out(self, site: str, key: str, why: str) -> None:
         with self._lock:
-            self._out_until[site] = self.clock.monotonic() + self.cool_down.total_seconds()
-        _log.warning("mirror.member_out", site=site, key=key, why=why)
+            now = self.clock.monotonic()
+            news = self._out_until.get(site, 0.0) <= now - self.cool_down.total_seconds()
+            self._out_until[site] = now + self.cool_down.total_seconds()
+        # Once an outage, not once a write: a flood of the same line hides the next one.
+        (_log.warning if news else _log.debug)("mirror.member_out", site=site, key=key, why=why)
 
     def _blocked(self, key: str, *, written: int, missing: tuple[str, ...]) -> Unreachable:
         return Unreachable(

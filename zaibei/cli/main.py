@@ -7,6 +7,7 @@ import typer
 from zaibei import __version__
 from zaibei.cli import backup, data, drill, evidence, lab, monitor, runbook, stack, store, surge
 from zaibei.cli.console import complain
+from zaibei.kernel import log
 from zaibei.kernel.errors import ZaibeiError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def run() -> None:
         # Assertions tell bugs; a run without them could report a pass that was never checked.
         print("refused: python -O takes the assertions away", file=sys.stderr)
         sys.exit(2)
+    log.configure()
     try:
         app()
     except ZaibeiError as error:
