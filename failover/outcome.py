@@ -23,7 +23,7 @@ _ARTEFACT_MAX_BYTES = 64 << 20
 _NOT_MEASURED = (
     "one machine carries all three sites: its clock, kernel and Debian packages are shared",
     "the kernel of the lab adds no latency between sites",
-    "witness and load generator run on the operator's machine, outside every site",
+    "the clients and the load run on the operator's machine, outside every site but on the same cores",
 )
 _SAID = {
     "detect": {"zh": "租约到期，无人领导", "en": "the lease ran out: nobody leads"},
@@ -222,7 +222,7 @@ def _backup(run: "Run") -> dict[str, Any]:
     made, back = run.backup, run.restored
     kept = [o for o in made.outcomes if o.snapshot is not None] if made else []
     return {
-        "snapshot": kept[0].snapshot.sequence if kept and kept[0].snapshot else None,
+        "snapshot": kept[0].snapshot.key if kept and kept[0].snapshot else None,
         "vaults": [o.vault for o in kept],
         "took_s": _s(made.took) if made else None,
         "restore_verified": back.verified if back else False,

@@ -25,7 +25,7 @@ from failover.clients.traffic import Counts, Put, Rates, Traffic
 from failover.ledger import Ledger
 from infra import sites
 from infra.objectstore.mirror import Mirror
-from infra.objectstore.s3 import open_store
+from infra.objectstore.s3 import Patience, open_store
 from zaibei.config.model import SiteLoss
 from zaibei.kernel import log
 from zaibei.kernel.clock import Clock, SystemClock
@@ -38,6 +38,8 @@ _TELL_EVERY_S = 0.25
 _STARTED = timedelta(seconds=20)
 _STOPPED = timedelta(seconds=30)
 OBJECT_DEADLINE = timedelta(seconds=3)
+# A citizen's write waits for nobody's third try: the mirror degrades, and says so.
+_PATIENCE = Patience(connect=timedelta(seconds=1), read=timedelta(seconds=2), attempts=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +221,7 @@ def _putting(plan: dict[str, Any], clock: Clock) -> Iterator[Put | None]:
     access = sites.load()
     stores = {
         s: open_store(access.site(s).store, ca_file=access.ca_file, bucket=plan["bucket"],
-                      role="business", site=s)
+                      role="business", site=s, patience=_PATIENCE)
         for s in plan["bucket_sites"]
     }  # fmt: skip
     with Mirror(

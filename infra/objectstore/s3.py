@@ -377,6 +377,7 @@ class S3Store:
             HTTPClientError,
             IncompleteReadError,
         )
+        from botocore.exceptions import ConnectionError as NoConnection  # noqa: PLC0415
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
         try:
@@ -385,7 +386,9 @@ class S3Store:
             raise self._told(key, error.response) from error
         except FlexibleChecksumError as wrong:
             raise Damage(f"{self.name}: {key}: its checksum does not fit its bytes") from wrong
-        except (HTTPClientError, IncompleteReadError, HTTPError) as silent:
+        except (NoConnection, HTTPClientError, IncompleteReadError, HTTPError) as silent:
+            # NoConnection is no HTTPClientError: a site without power answers "no route to host", and
+            # was once told as a refusal, which a mirror must not degrade over.
             raise Unreachable(
                 f"{self.name}: {key}: {type(silent).__name__}",
                 hint="the store did not answer in time, or its certificate is not of the stack's CA",
