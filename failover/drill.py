@@ -54,6 +54,7 @@ _BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
 # Three sites, the clients and the load share the lab's cores; beyond this a time is the host's and not
 # the stack's (PSI cpu some, avg10).
 _CPU_SOME_PCT = 90.0
+_LATE_SHARE = 60  # one late write may blur an RTO by a sixtieth of its objective, no more
 _REQUIRED = (
     "ledger-whole",
     "takeover",
@@ -395,7 +396,7 @@ def _judge(run: Run) -> Verdict:
     return judge(
         run.findings, run.measures, run.objective, run.checks, required=_REQUIRED,
         host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
-        bounds=Bounds(host_cpu_some_pct=_CPU_SOME_PCT),
+        bounds=Bounds(host_cpu_some_pct=_CPU_SOME_PCT, lag_max=run.objective.rto / _LATE_SHARE),
     )  # fmt: skip
 
 
