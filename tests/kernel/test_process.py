@@ -1,6 +1,7 @@
 """Programs we start: real ones. An argv, a deadline, and their last words."""
 
 import os
+import pwd
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -96,20 +97,42 @@ def test_as_another_user_no_group_of_root_is_kept() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
-@pytest.mark.xfail(raises=KeyError, strict=True, reason="run() asks for a group of the user's name")
 def test_as_a_user_whose_group_has_another_name() -> None:
     assert run(["id", "-u", "-n"], user="nobody", cwd=Path("/")).strip() == "nobody"
+    assert run(["id", "-g"], user="nobody", cwd=Path("/")).strip() == str(
+        pwd.getpwnam("nobody").pw_gid
+    )
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="run() takes both for the program")
+def test_a_user_that_is_not_there_is_missing() -> None:
+    with pytest.raises(Missing, match="no user 'zaibei-no-such-user'") as caught:
+        run(["true"], user="zaibei-no-such-user")
+    assert caught.value.hints
+
+
 def test_a_folder_that_is_not_there_is_not_called_a_program(tmp_path: Path) -> None:
     with pytest.raises(Missing) as caught:
         run(["true"], cwd=tmp_path / "gone")
     assert str(tmp_path / "gone") in caught.value.message
 
 
-@pytest.mark.xfail(raises=PermissionError, strict=True, reason="run() lets the OSError through")
-def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_not_called_a_program(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Missing, match=r"its folder .+ is not there"):
+        run(["true"], cwd=tmp_path / "file")
+
+
+def test_a_file_that_may_not_be_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a program")
-    with pytest.raises((Missing, ToolFailed)):
+    with pytest.raises(ToolFailed, match="text: cannot be started: Permission denied") as caught:
+        run([tmp_path / "text"])
+    assert caught.value.hints == (
+        f"is it a program, and may this account run it? ls -l {tmp_path / 'text'}",
+    )
+
+
+def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\x7fELF and nothing more")
+    (tmp_path / "text").chmod(0o755)
+    with pytest.raises(ToolFailed, match="text: cannot be started: Exec format error"):
         run([tmp_path / "text"])

@@ -51,12 +51,15 @@ def emit(value: Any) -> None:
 
 
 def complain(error: ZaibeiError) -> None:
+    """The message and its hints on stderr, word for word: a wrapped `file:line` opens in no editor, and rich
+    would draw the `:key:` of a path as an emoji.
+    """
     word = {2: "usage", 3: "invalid", 4: "refused", 5: "missing"}.get(error.exit_code, "error")
     talk.print(f"[bold red]{word}:[/] ", end="")
-    talk.print(error.message, markup=False)
+    talk.print(error.message, markup=False, emoji=False, soft_wrap=True)
     for hint in error.hints:
         talk.print("[cyan]hint:[/] ", end="")
-        talk.print(hint, markup=False)
+        talk.print(hint, markup=False, emoji=False, soft_wrap=True)
 
 
 class Lines:

@@ -1,47 +1,77 @@
 """Durations and sizes as people write them. Inside they are `timedelta` and `int` bytes."""
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 
 from zaibei.kernel.errors import Usage
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_MICROSECONDS = {
+    "ms": 1000,
+    "s": 1_000_000,
+    "min": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
 _NUMBER = re.compile(r"(?P<n>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)")
+_LONGEST = timedelta(days=365_000)  # a millennium: today plus or minus this is still a date
+_LARGEST_BYTES = 1 << 70
 
 
 def duration(text: str) -> timedelta:
-    """`90s`, `1.5h`, `2 d`. Raises Usage for a missing or unknown unit: 30 of what?"""
-    return timedelta(seconds=_scaled(text, _SECONDS, "duration"))
+    """`90s`, `1.5h`, `2 d`. Raises Usage for a missing or unknown unit (30 of what?), and past a millennium."""
+    microseconds = _scaled(text, _MICROSECONDS, "duration")
+    if microseconds > _LONGEST // timedelta(microseconds=1):
+        raise Usage(f"not a duration: {_short(text)}", hint="the longest is 365000d")
+    return timedelta(microseconds=microseconds)
 
 
 def size_bytes(text: str) -> int:
     """`16 MiB`, `4KiB`. Binary units only: a vault's quota and a disk must agree."""
-    return int(_scaled(text, _BYTES, "size"))
+    count = _scaled(text, _BYTES, "size")
+    if count > _LARGEST_BYTES:
+        raise Usage(f"not a size: {_short(text)}", hint="the largest is 1048576PiB")
+    return count
 
 
 def say_duration(value: timedelta) -> str:
-    """The shortest exact form of `duration`: `1.5h`, `90s`, `200ms`."""
-    seconds = value.total_seconds()
+    """Exact, in the largest unit that leaves no fraction: `90min`, `90s`, `1.5s`, `200ms`, `0s`."""
+    if value < timedelta(0):
+        return f"-{say_duration(-value)}"
+    microseconds = value // timedelta(microseconds=1)
+    if microseconds == 0:
+        return "0s"
     for unit in ("w", "d", "h", "min", "s"):
-        n = seconds / _SECONDS[unit]
-        if n >= 1 and float(f"{n:g}") == n and (n == int(n) or unit == "s"):
-            return f"{n:g}{unit}"
-    return f"{seconds * 1000:g}ms"
+        whole, rest = divmod(microseconds, _MICROSECONDS[unit])
+        if whole and not rest:
+            return f"{whole}{unit}"
+    unit = "s" if microseconds >= _MICROSECONDS["s"] else "ms"
+    return f"{(Decimal(microseconds) / _MICROSECONDS[unit]).normalize():f}{unit}"
 
 
 def say_bytes(value: int) -> str:
-    """Three figures at the most, for people: `1.3 GiB`."""
+    """For people, in three figures (four just below the next unit): `1.3 GiB`, `1020 B`."""
     number, unit = float(value), "B"
     for unit in _BYTES:
-        if number < 1024 or unit == "PiB":
+        if round(number) < 1024 or unit == "PiB":
             break
         number /= 1024
-    return f"{number:.3g} {unit}"
+    # From 999.5 on `.3g` would say 1e+03.
+    return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
 
 
-def _scaled(text: str, table: dict[str, float] | dict[str, int], what: str) -> float:
+def _scaled(text: str, table: Mapping[str, int], what: str) -> int:
+    """In the smallest of units, rounded. Decimal: 0.1 of a second is not a binary fraction."""
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match["unit"] not in table:
-        raise Usage(f"not a {what}: {text!r}", hint=f"write a number and one of {', '.join(table)}")
-    return float(match["n"]) * table[match["unit"]]
+        raise Usage(
+            f"not a {what}: {_short(text)}", hint=f"write a number and one of {', '.join(table)}"
+        )
+    return round(Decimal(match["n"]) * table[match["unit"]])
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
