@@ -28,12 +28,12 @@ def test_what_has_no_unit_that_is_known_is_refused_with_those_that_are(text: str
     assert "ms, s, min, h, d, w" in caught.value.hints[0]
 
 
-@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=365_000)))
+@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=36_525)))
 @example(timedelta(0))
 @example(timedelta(seconds=90))
 @example(timedelta(seconds=1_234_567))  # seven figures
 @example(timedelta(microseconds=1))
-@example(timedelta(days=364_999, microseconds=999_999))
+@example(timedelta(days=36_524, microseconds=999_999))
 def test_every_duration_said_and_read_again_is_the_same(value: timedelta) -> None:
     said = say_duration(value)
     assert duration(said) == value
@@ -51,15 +51,15 @@ def test_durations_for_people(value: timedelta, said: str) -> None:
     assert say_duration(value) == said
 
 
-@pytest.mark.parametrize("text", ["365001d", "99999999999999999999w", f"{'9' * 400}ms"])
+@pytest.mark.parametrize("text", ["36526d", "99999999999999999999w", f"{'9' * 400}ms"])
 def test_an_absurd_duration_is_refused(text: str) -> None:
-    with pytest.raises(Usage, match="not a duration") as caught:
+    with pytest.raises(Usage, match="longer than a century") as caught:
         duration(text)
     assert len(caught.value.message) < 100
 
 
 def test_an_absurd_size_is_refused() -> None:
-    with pytest.raises(Usage, match="not a size"):
+    with pytest.raises(Usage, match="is more than"):
         size_bytes(f"{'9' * 400}PiB")
 
 

@@ -17,15 +17,17 @@ _MICROSECONDS = {
 }
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "PiB": 1 << 50}
 _NUMBER = re.compile(r"(?P<n>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)")
-_LONGEST = timedelta(days=365_000)  # a millennium: today plus or minus this is still a date
+_LONGEST = timedelta(
+    days=36_525
+)  # a century: beyond it somebody slipped, and sums with today overflow
 _LARGEST_BYTES = 1 << 70
 
 
 def duration(text: str) -> timedelta:
-    """`90s`, `1.5h`, `2 d`. Raises Usage for a missing or unknown unit (30 of what?), and past a millennium."""
+    """`90s`, `1.5h`, `2 d`. Raises Usage for a missing or unknown unit (30 of what?), and past a century."""
     microseconds = _scaled(text, _MICROSECONDS, "duration")
     if microseconds > _LONGEST // timedelta(microseconds=1):
-        raise Usage(f"not a duration: {_short(text)}", hint="the longest is 365000d")
+        raise Usage(f"{_short(text)} is longer than a century")
     return timedelta(microseconds=microseconds)
 
 
@@ -33,7 +35,7 @@ def size_bytes(text: str) -> int:
     """`16 MiB`, `4KiB`. Binary units only: a vault's quota and a disk must agree."""
     count = _scaled(text, _BYTES, "size")
     if count > _LARGEST_BYTES:
-        raise Usage(f"not a size: {_short(text)}", hint="the largest is 1048576PiB")
+        raise Usage(f"{_short(text)} is more than 1048576 PiB")
     return count
 
 
