@@ -58,7 +58,7 @@ H1 = "    rto: 60s  # 租约 30s + 提升与切换 / a lost writer's lease of 30
         ("needed: 1, people: [duty-cloud, head-security]", "needed: 1, people: [duty-cloud, duty-cloud]", "two entries of one list are named duty-cloud", "another name"),
         ("people: [duty-data, head-security,", "people: [duty-dat, head-security,", "person duty-dat is not declared under people", "did you mean duty-data?"),
         ("    - name: geo-images\n", "    - name: population\n", "two assets are named population", "another name"),
-        ("scenario: primary-crash", "scenario: ransomware", "two drills are named ransomware", "another name"),
+        ("scenario: primary-crash", "scenario: site-partition", "two drills are named site-partition", "another name"),
         ("max_age: 1h", "max_age: 5min", "max_age 5min is shorter than every 15min", "stale"),
         ("keep: 35d", "keep: 5min", "keep 5min is shorter than every 15min", "gone"),
         ("name: 政务外网, zone: extranet, sites: [site-a, site-b, site-c]", "name: 政务外网, zone: extranet, sites: [site-a]", "site-b is an entry, but it is on no extranet", "add it"),

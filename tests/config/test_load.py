@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
+from failover import scenario
 from zaibei.config import TEMPLATES, explain, json_schema, load, reference, reveal, sample
 from zaibei.config._build import digest
 from zaibei.config._explain import NOT_SHOWN
@@ -74,7 +75,11 @@ def test_the_default_sample_declares_the_three_sites_and_their_promises(stack_fi
     assert (service.name, service.peak_rps, service.surge_factor) == ("health-code", 40, 10)
     assert service.channels == ("app", "mini-program", "web", "hall")
     assert {n.zone for n in stack.networks} == {"intranet", "extranet"}
-    assert "site-power-loss" in {c.scenario for c in stack.calendar}
+    assert [c.scenario for c in stack.calendar if c.every == timedelta(days=30)] == [
+        "site-power-loss",
+        "site-partition",
+        "primary-crash",
+    ]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -92,6 +97,25 @@ def test_every_sample_loads_fits_the_schema_and_is_commented_in_two_languages(
         x.owner
         for x in (*stack.sites, *stack.networks, *stack.databases, *stack.buckets, *stack.services)
     )
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_no_calendar_of_a_sample_names_a_drill_that_does_not_exist(
+    tmp_path: Path, template: str
+) -> None:
+    stack = load(written(tmp_path, sample(template)))
+    assert {c.scenario for c in stack.calendar} <= set(scenario.names())
+    roles = {s.role for s in stack.sites}
+    assert not stack.calendar or {Role.PRODUCTION, Role.SAME_CITY, Role.REMOTE} <= roles
+
+
+def test_every_drill_of_the_default_sample_has_a_date_and_an_objective(stack_file: Path) -> None:
+    stack = load(stack_file)
+    assert {c.scenario for c in stack.calendar} == set(scenario.names())
+    for entry in stack.calendar:
+        drill = scenario.load(entry.scenario)
+        assert drill.objective(stack).rto
+        assert drill.fault_in(stack).site == "site-a"
 
 
 def test_an_unknown_template_is_refused_with_the_nearest() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from failover import drill, scenario
+from infra.faults.model import Kind
 from monitors.metrics import BY_NAME, reference
 from monitors.rules import Rule, all_rules, evaluate, firing, metrics_named
 from zaibei.kernel.errors import Missing, Usage
@@ -93,11 +95,44 @@ def test_every_alert_speaks_both_languages_and_names_declared_metrics(rule: Rule
     assert metrics_named(rule.expr) <= BY_NAME.keys()
 
 
-def test_every_runbook_names_a_drill_and_every_such_drill_has_a_date() -> None:
+def _drills() -> dict[str, str]:
+    return {f.stem: _yaml.load(f.read_text())["drill"] for f in sorted(LIBRARY.glob("*.yml"))}
+
+
+def test_every_runbook_names_a_drill_that_exists_and_every_drill_has_a_date() -> None:
     calendar = {e["scenario"] for e in _yaml.load(TEMPLATE.read_text())["calendar"]}
-    drills = {f.name: _yaml.load(f.read_text())["drill"] for f in sorted(LIBRARY.glob("*.yml"))}
-    assert drills
-    assert {f: d for f, d in drills.items() if d not in calendar} == {}
+    assert _drills()
+    assert set(_drills().values()) <= set(scenario.names()) == calendar
+
+
+# What a drill must do to rehearse the runbook: its fault, or what its verdict demands to have been shown.
+REHEARSED = [
+    ("check-backup", set(Kind), "backup-committed"),
+    ("check-site", {Kind.PARTITION, Kind.POWER_LOSS}, None),
+    ("fail-back", {Kind.PARTITION, Kind.POWER_LOSS, Kind.FREEZE}, "failback"),
+    ("fence-site", {Kind.PARTITION, Kind.FREEZE}, "takeover"),
+    ("find-writer", set(Kind), "takeover"),
+    ("free-disk", {Kind.KILL}, None),
+    ("renew-certificates", {Kind.KILL}, None),
+    ("reseed-store", {Kind.PARTITION, Kind.POWER_LOSS, Kind.FREEZE}, "objects-converged"),
+    ("restore-database", set(Kind), "restore-verified"),
+    ("restore-replication", {Kind.PARTITION, Kind.POWER_LOSS}, "replicas-agree"),
+    ("run-drill", set(Kind), None),
+]
+
+
+@pytest.mark.parametrize(("runbook", "faults", "check"), REHEARSED)
+def test_the_drill_of_a_runbook_exercises_it(
+    runbook: str, faults: set[Kind], check: str | None
+) -> None:
+    rehearsal = scenario.load(_drills()[runbook])
+    assert rehearsal.fault.kind in faults
+    assert check is None or check in drill._REQUIRED
+    assert check != "failback" or rehearsal.takeover, "without a takeover there is no way home"
+
+
+def test_no_runbook_goes_unrehearsed() -> None:
+    assert {runbook for runbook, _, _ in REHEARSED} == _drills().keys()
 
 
 def test_the_dashboards_show_only_declared_metrics() -> None:

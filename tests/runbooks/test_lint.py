@@ -1,12 +1,17 @@
 """Planted faults are found with file and line; the library itself has none."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from failover import scenario
 from runbooks.library import BadRunbook, find, library_dir, read, runbook_files
 from runbooks.lint import Finding, lint
 from runbooks.render import page, reference
+from zaibei.cli.main import app
+from zaibei.cli.runbook import commands
 from zaibei.kernel.errors import Usage
 
 SCENARIOS = frozenset({"site-partition"})
@@ -20,7 +25,14 @@ def _lint(folder: Path, content: str, *, name: str = "fence-site") -> list[Findi
 
 
 def test_the_library_itself_has_no_findings() -> None:
-    assert [str(f) for f in lint(scenarios=None)] == []
+    known = frozenset(scenario.names())
+    assert [str(f) for f in lint(scenarios=known, commands=commands())] == []
+
+
+def test_the_linter_of_the_command_line_finds_nothing_and_ends_with_0() -> None:
+    ended = CliRunner().invoke(app, ["runbook", "lint", "--json"])
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(ended.stdout) == {"findings": []}
 
 
 def test_a_runbook_without_faults_has_no_findings(tmp_path: Path) -> None:
