@@ -4,19 +4,28 @@ Two sorted listings are merged key by key: memory is one key's versions, whateve
 side lacks can be copied; what differs is shown and left alone: there is no telling which side is right.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from hashlib import sha256
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+import structlog
+
 from infra.objectstore.contract import AlreadyThere, NotThere, Version, VersionedStore
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import Busy, Damage
 from zaibei.kernel.progress import Progress, Silent
+from zaibei.kernel.state import sole, state_dir, write_atomic
 
 KEPT = 1000  # differences remembered in a report; all are counted
 _TOLD_EVERY = 500
+_TURNS, _TURN = 100, timedelta(milliseconds=50)  # who publishes at the same moment is done by then
+_log = structlog.get_logger("converge")
 
 
 class Kind(StrEnum):
@@ -40,6 +49,7 @@ class Divergence:
 
     a: str
     b: str
+    prefix: str = ""  # only keys that begin with it were looked at
     keys: int = 0  # compared, present or not
     counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     first: list[Difference] = field(default_factory=list)
@@ -52,6 +62,7 @@ class Divergence:
         return {
             "a": self.a,
             "b": self.b,
+            "prefix": self.prefix,
             "keys": self.keys,
             "differences": self.total,
             "counts": {k.value: n for k, n in self.counts.items()},
@@ -105,7 +116,7 @@ def diff(
 ) -> Divergence:
     told = progress or Silent()
     told.step(f"comparing {a.name} and {b.name}")
-    found = Divergence(a=a.name, b=b.name)
+    found = Divergence(a=a.name, b=b.name, prefix=prefix)
     for one in differences(a, b, prefix=prefix, same_versions=same_versions):
         found.keys += 1
         if isinstance(one, Difference):
@@ -142,6 +153,65 @@ def heal(
         else:
             done.conflicts.append(found)
     return done
+
+
+def publish(found: Divergence, *, bucket: str, clock: Clock) -> Path:
+    """Write what an audit found where the exporter reads it; safe to repeat.
+
+    A bucket has several pairs of sites, and each is remembered: A and B being level again says nothing
+    about C. The bucket's figures are the worst pair's count and the oldest pair's time. An audit of a part
+    (`prefix`) can only make matters worse: that nothing differs there is no news about the rest.
+    """
+    file = state_dir() / "store" / "divergence.json"
+    pair = " ".join(sorted((found.a, found.b)))
+    for turn in range(_TURNS):
+        try:
+            with sole(file.with_suffix(".lock"), what="publishing an audit of a store"):
+                told = _published(file)
+                pairs = dict(_mapping(_mapping(told.get(bucket)).get("pairs")))
+                now = clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+                known = _mapping(pairs.get(pair))
+                if not found.prefix:
+                    pairs[pair] = {"divergent": found.total, "checked_at": now}
+                elif found.total > _count(known):
+                    pairs[pair] = {**known, "divergent": found.total}
+                if pairs:
+                    told[bucket] = _of_pairs(pairs)
+                    write_atomic(file, json.dumps(told, ensure_ascii=False, indent=2))
+            return file
+        except Busy:
+            if turn == _TURNS - 1:
+                raise
+            clock.sleep(_TURN)
+    raise AssertionError("the last turn returns or raises")
+
+
+def _of_pairs(pairs: dict[str, Any]) -> dict[str, object]:
+    times = [_mapping(p).get("checked_at") for p in pairs.values()]
+    # RFC 3339 in UTC with one width: the oldest sorts first. A pair that was never audited whole has none.
+    oldest = None if None in times else min(str(t) for t in times)
+    worst = max(_count(_mapping(p)) for p in pairs.values())
+    return {"divergent": worst, "checked_at": oldest, "pairs": pairs}
+
+
+def _published(file: Path) -> dict[str, Any]:
+    """What is there; a file that says nothing is begun anew, and its buckets count as never audited."""
+    try:
+        return dict(_mapping(json.loads(file.read_bytes())))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        _log.warning("audit.unreadable", file=str(file))
+        return {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _count(pair: dict[str, Any]) -> int:
+    count = pair.get("divergent")
+    return count if isinstance(count, int) else 0
 
 
 def _copied(source: VersionedStore, target: VersionedStore, key: str) -> bool:

@@ -1,6 +1,9 @@
 """Divergence is found key by key, and healing never overwrites."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +16,8 @@ from infra.objectstore.loopback import LoopbackSite
 from infra.objectstore.memory import MemoryStore
 from infra.objectstore.reread import reread, sample
 from infra.objectstore.s3 import connect, open_store
-from zaibei.kernel.clock import SimClock
+from monitors.probes.records import audits
+from zaibei.kernel.clock import SimClock, SystemClock
 from zaibei.kernel.errors import Damage
 
 WRITES = st.lists(
@@ -79,6 +83,93 @@ def test_a_deleted_object_that_shows_again_is_a_difference_no_copy_settles() -> 
     assert (one.kind, one.a) == (Kind.LATEST, "a delete marker; versions: 2")
     assert [c.key for c in converge.heal(a, b).conflicts] == ["k"]
     assert b.read("k") == b"1"
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    return tmp_path / "store" / "divergence.json"
+
+
+def audit(
+    bucket: str, *, differing: int, other: str = "site-b", prefix: str = "", clock: SimClock
+) -> Path:
+    found = converge.diff(
+        store("site-a", [(f"x{n}", b"") for n in range(differing)]), store(other, []), prefix=prefix
+    )
+    return converge.publish(found, bucket=bucket, clock=clock)
+
+
+def test_what_an_audit_publishes_is_what_the_monitors_read(state: Path) -> None:
+    clock = SimClock()
+    assert audit("citizen-objects", differing=3, clock=clock) == state
+    clock.sleep(timedelta(hours=1))
+    audit("geo-images", differing=0, clock=clock)
+
+    told = audits(state, buckets=["citizen-objects", "geo-images", "other"], now=clock.now())
+    assert {b: (a.divergent, a.age) for b, a in told.items()} == {
+        "citizen-objects": (3, timedelta(hours=1)),
+        "geo-images": (0, timedelta(0)),
+    }
+    audit("citizen-objects", differing=0, clock=clock)
+    assert (
+        audits(state, buckets=["citizen-objects"], now=clock.now())["citizen-objects"].divergent
+        == 0
+    )
+
+
+def test_a_pair_that_is_level_does_not_hide_one_that_is_not(state: Path) -> None:
+    clock = SimClock()
+    audit("b", differing=2, other="site-c", clock=clock)
+    clock.sleep(timedelta(hours=1))
+    audit("b", differing=0, other="site-b", clock=clock)
+
+    told = audits(state, buckets=["b"], now=clock.now())["b"]
+    assert (told.divergent, told.age) == (2, timedelta(hours=1))
+
+
+def test_both_orders_of_two_sites_are_one_pair(state: Path) -> None:
+    clock = SimClock()
+    a, b = store("site-a", [("k", b"")]), store("site-b", [])
+    converge.publish(converge.diff(a, b), bucket="b", clock=clock)
+    converge.heal(a, b)
+    converge.publish(converge.diff(b, a), bucket="b", clock=clock)
+    assert audits(state, buckets=["b"], now=clock.now())["b"].divergent == 0
+
+
+def test_an_audit_of_a_part_never_makes_the_whole_look_better(state: Path) -> None:
+    clock = SimClock()
+    audit("b", differing=0, prefix="drill-", clock=clock)
+    assert not state.exists(), "nothing was learnt about the bucket"
+    audit("b", differing=2, clock=clock)
+    clock.sleep(timedelta(hours=1))
+    audit("b", differing=0, prefix="drill-", clock=clock)
+    told = audits(state, buckets=["b"], now=clock.now())["b"]
+    assert (told.divergent, told.age) == (2, timedelta(hours=1))
+    audit("b", differing=3, prefix="x", clock=clock)
+    told = audits(state, buckets=["b"], now=clock.now())["b"]
+    assert (told.divergent, told.age) == (3, timedelta(hours=1))
+
+
+def test_a_part_that_differs_is_told_though_the_whole_was_never_audited(state: Path) -> None:
+    audit("b", differing=3, prefix="x", clock=SimClock())
+    told = audits(state, buckets=["b"], now=SimClock().now())["b"]
+    assert (told.divergent, told.age) == (3, None)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "not json", '{"b": 7}', '{"b": {"pairs": 1}}'])
+def test_a_record_that_says_nothing_is_begun_anew(state: Path, content: str) -> None:
+    state.parent.mkdir()
+    state.write_text(content)
+    audit("b", differing=1, clock=SimClock())
+    assert audits(state, buckets=["b"], now=SimClock().now())["b"].divergent == 1
+
+
+def test_two_who_publish_at_once_lose_neither(state: Path) -> None:
+    clock = SystemClock()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: audit(f"b{n}", differing=1, clock=clock), range(16)))
+    assert len(audits(state, buckets=[f"b{n}" for n in range(16)], now=clock.now())) == 16
 
 
 class Forgetful(MemoryStore):

@@ -76,7 +76,7 @@ def diff(
     ] = 0,
     json: Json = False,
 ) -> None:
-    """Compare a bucket on two sites, version by version. Exit code 1: they differ."""
+    """Compare a bucket on two sites, version by version; the exporter shows it. Exit code 1: they differ."""
     from infra.objectstore import converge, reread  # noqa: PLC0415
     from infra.sites import load  # noqa: PLC0415
     from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
@@ -84,6 +84,7 @@ def diff(
     a, b = _store(bucket, site, "auditor"), _store(bucket, other, "auditor")
     with progress() as told:
         found = converge.diff(a, b, prefix=prefix, same_versions=same_versions, progress=told)
+        converge.publish(found, bucket=bucket, clock=SystemClock())
         read: dict[str, reread.Reread] = {}
         if deep:
             access = load()
@@ -120,15 +121,17 @@ def heal(bucket: str, site: str, other: str, *, prefix: Prefix = "", json: Json 
     from infra.objectstore import converge  # noqa: PLC0415
 
     role = "writer" if bucket == "zaibei-vault" else "business"
+    a, b = _store(bucket, site, role), _store(bucket, other, role)
     with progress() as told:
-        done = converge.heal(
-            _store(bucket, site, role), _store(bucket, other, role), prefix=prefix, progress=told
-        )
+        done = converge.heal(a, b, prefix=prefix, progress=told)
+        left = converge.diff(a, b, prefix=prefix, progress=told)
+        converge.publish(left, bucket=bucket, clock=SystemClock())
     if json:
-        emit({"copied": done.copied, "conflicts": done.conflicts})
+        emit({"copied": done.copied, "conflicts": done.conflicts, "left": left.total})
     else:
         for name, keys in done.copied.items():
             print(f"{name}: {len(keys)} objects copied to it")
+        print(f"{left.total} of {left.keys} keys differ now")
         for one in done.conflicts:
             talk.print(f"conflict: {one.key}: {one.a} | {one.b}", markup=False)
     if done.conflicts:
