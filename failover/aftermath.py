@@ -255,7 +255,11 @@ def _converge(run: "Run") -> tuple[int, int, str]:
     done = converge.heal(a, b, prefix=run.prefix)
     after = converge.diff(a, b, prefix=run.prefix)
     healed, left = sum(map(len, done.copied.values())), sum(after.counts.values())
-    detail = f"{healed} objects copied to the store that lacked them, {left} still differ"
+    named = "; ".join(f"{d.key}: {d.kind.value}: {d.a} / {d.b}" for d in after.first[:3])
+    detail = (
+        f"{healed} objects copied to the store that lacked them, {left} still differ"
+        f"{': ' + named if named else ''}"
+    )
     return healed, left + len(done.conflicts), detail
 
 
