@@ -35,6 +35,7 @@ _STABLE = Stable(window=timedelta(seconds=1))
 _QUIET_S = LIMITS.op_s + 0.5  # before the end of the world: every write is answered or given up
 _FAULT_FROM_S = 4.0
 _ROWS_PER_S = 30.0
+_END_S = 16.0
 _LOST = (Fault.POWER_LOSS, Fault.CUT_OFF, Fault.FREEZE)
 _PROVOKED = 0.75  # of the sabotaged worlds
 _PROVOKES = {
@@ -42,8 +43,9 @@ _PROVOKES = {
     Sabotage.NO_FENCE: (Fault.CUT_FROM_SITES,),
     Sabotage.PROMOTE_LAGGING: _LOST,
     Sabotage.ACK_EARLY: _LOST,
+    Sabotage.NAME_EARLY: (Fault.POWER_LOSS,),  # of B; and of A while B is catching up
     Sabotage.FORGET: (*_LOST, Fault.CRASH),
-    Sabotage.DENY: (*_LOST, Fault.LINK_CUT),
+    Sabotage.DENY: (Fault.LINK_CUT, Fault.LINK_ONE_WAY),
 }
 
 
@@ -64,24 +66,37 @@ class Simulated:
 
 
 def plan_of(
-    seed: int, *, sabotage: Sabotage | None = None, traffic: Traffic = Traffic.FULL
+    seed: int,
+    *,
+    sabotage: Sabotage | None = None,
+    traffic: Traffic = Traffic.FULL,
+    relapse: bool = False,
 ) -> Plan:
-    """One world of a seed: which fault, where, when, and how slow everything is."""
-    rng = random.Random(f"{seed}/{sabotage}/{traffic}")
+    """One world of a seed: which fault, where, when, and how slow everything is.
+
+    `relapse`: another fault while the first is being recovered from.
+    """
+    rng = random.Random(f"{seed}/{sabotage}/{traffic}/{relapse}")
     # A broken promise shows only under the fault it was made for; sometimes it must not show at all.
     provoke = sabotage is not None and rng.random() < _PROVOKED
     among = _PROVOKES.get(sabotage, tuple(Fault)) if provoke and sabotage else tuple(Fault)
     # Where the harm is that B has what it should not, or C has not what B has, B must be quick.
     slow = provoke and sabotage not in (Sabotage.PROMOTE_LAGGING, Sabotage.DENY)
-    replication_s = rng.choice((0.1, 0.4) if slow else (0.002, 0.02))
+    replication_s = rng.choice((0.1, 0.4) if slow or relapse else (0.002, 0.02))
     remote_s = rng.choice((0.05, 0.8))
+    early = sabotage is Sabotage.NAME_EARLY
+    first = draw(rng, ttl_s=TTL_S, at_s=_FAULT_FROM_S, among=among, at="b" if early else "a")
+    over_s = first.at_s + first.lasts_s
+    then = draw(rng, ttl_s=TTL_S, at_s=over_s + 0.3, among=among) if relapse or early else None
     return Plan(
         seed=rng.randrange(2**48),
-        fault=draw(rng, ttl_s=TTL_S, at_s=_FAULT_FROM_S, among=among),
+        fault=first,
+        then=then,
+        end_s=_END_S + (then.at_s + then.lasts_s - over_s if then else 0.0),
         sabotage=sabotage,
         traffic=traffic,
         rows_per_s=1.0 if traffic is Traffic.THIN else _ROWS_PER_S,
-        replication_s=(0.0005, replication_s),
+        replication_s=(0.8, 0.9) if early and provoke else (0.0005, replication_s),
         remote_s=(0.02, remote_s),
     )
 

@@ -58,17 +58,22 @@ class Planned:
 
 
 def draw(
-    rng: random.Random, *, ttl_s: float, at_s: float, among: Sequence[Fault] = tuple(Fault)
+    rng: random.Random,
+    *,
+    ttl_s: float,
+    at_s: float,
+    among: Sequence[Fault] = tuple(Fault),
+    at: str = "a",
 ) -> Planned:
-    """One of `among`. A narrower choice than all strikes the first writer, and outlasts its lease."""
+    """One of `among`. A narrower choice than all strikes `at`, and outlasts its lease."""
     provoked = len(among) < len(Fault)
     fault = rng.choice(among)
-    site = "a" if provoked else rng.choices(SITES, weights=(5, 3, 1))[0]
+    site = at if provoked else rng.choices(SITES, weights=(5, 3, 1))[0]
     short_s, long_s = ttl_s * rng.uniform(0.05, 0.9), ttl_s * rng.uniform(1.1, 3.0)
     return Planned(
         fault=fault,
         site=site,
-        other=rng.choice([s for s in SITES if s != site]),
+        other=rng.choice([s for s in SITES if s != site and not (provoked and s == "c")]),
         at_s=at_s + rng.uniform(0.0, 1.0),
         lasts_s=long_s if provoked else rng.choice((short_s, long_s)),
         slow_s=rng.uniform(0.01, 0.3) if fault is Fault.SLOW else 0.0,

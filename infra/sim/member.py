@@ -16,12 +16,13 @@ SILENT_S = 1.0  # a sender or receiver that heard nothing so long is alone
 
 
 class Sabotage(StrEnum):
-    """One way to break a promise. The first four are what goes wrong in real clusters."""
+    """One way to break a promise. The first five are what goes wrong in real clusters."""
 
     ASYNCHRONOUS = "asynchronous"  # acknowledged by one copy, promoted without a proof
     NO_FENCE = "no-fence"  # the old leader goes on after its lease, and lets its standby go
     PROMOTE_LAGGING = "promote-lagging"  # anybody may take the lease, the remote member too
     ACK_EARLY = "ack-early"  # acknowledged before the proven standby has it
+    NAME_EARLY = "name-early"  # a standby is called proven before it has what came before
     FORGET = "forget"  # a member that is promoted or restarted has lost records that were on disk
     DENY = "deny"  # the service says "not applied" where it does not know
     CORRUPT = "corrupt"  # other bytes are kept than were sent

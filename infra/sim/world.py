@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from infra.sim.controller import Controller
 from infra.sim.entry import CLIENTS, Call, Entry
@@ -36,10 +37,11 @@ class Plan:
 
     seed: int
     fault: Planned
+    rows_per_s: float
+    end_s: float
+    then: Planned | None = None  # a second one, when the first is over
     sabotage: Sabotage | None = None
     traffic: Traffic = Traffic.FULL
-    rows_per_s: float
-    end_s: float = 16.0
     fsync_s: tuple[float, float] = (0.0005, 0.003)
     replication_s: tuple[float, float] = (0.0005, 0.01)  # from A and B
     remote_s: tuple[float, float] = (0.02, 0.2)  # and towards C
@@ -91,9 +93,10 @@ class World:
             self._at(begins_s * 0.1, self.controllers[name].restart, host=name)
         for entry in self.entries.values():
             self._at(0.0, entry.watch, host=entry.site)
-        fault = self.plan.fault
-        self._at(fault.at_s, self._begin_fault)
-        self._at(fault.at_s + fault.lasts_s, self._end_fault)
+        first, then = self.plan.fault, self.plan.then
+        for fault in (first, then) if then else (first,):
+            self._at(fault.at_s, partial(self._begin_fault, fault))
+            self._at(fault.at_s + fault.lasts_s, partial(self._end_fault, fault))
         if self.plan.sabotage is Sabotage.PHANTOM:
             self._at(self.rng.uniform(3.0, self.plan.end_s - 4.0), self._write_unasked)
         traffic(self)
@@ -119,8 +122,8 @@ class World:
     def _at(self, at_s: float, act: Callable[[], None], *, host: str = "quorum") -> None:
         self.hosts.at(at_s, host, act)
 
-    def _begin_fault(self) -> None:
-        plan, hosts = self.plan.fault, self.hosts
+    def _begin_fault(self, plan: Planned) -> None:
+        hosts = self.hosts
         hosts.say("fault", str(plan))
         member = self.members[plan.site]
         match plan.fault:
@@ -136,8 +139,8 @@ class World:
             case _:
                 hosts.cut(plan.links())
 
-    def _end_fault(self) -> None:
-        plan, hosts = self.plan.fault, self.hosts
+    def _end_fault(self, plan: Planned) -> None:
+        hosts = self.hosts
         hosts.say("fault", "over")
         match plan.fault:
             case Fault.POWER_LOSS:

@@ -11,17 +11,16 @@ from infra.sim.member import Sabotage
 from infra.sim.world import Traffic
 
 _ASKED = os.environ.get("ZAIBEI_SEED")
-HONEST, SABOTAGED, VACUOUS = (
-    (80, 13, 6) if _ASKED else (36, 6, 3)
-)  # worlds; of each sabotage, traffic
+# worlds: honest, struck twice, of each sabotage, of each sabotage and vacuous traffic
+HONEST, RELAPSED, SABOTAGED, VACUOUS = (60, 40, 9, 1) if _ASKED else (28, 12, 5, 1)
 _MANY = 1_000_000  # worlds a seed may have to itself
 
 Worlds = Callable[..., list[Simulated]]
 
 
 @cache
-def _world(seed: int, sabotage: Sabotage | None, traffic: Traffic) -> Simulated:
-    return simulate(plan_of(seed, sabotage=sabotage, traffic=traffic))
+def _world(seed: int, sabotage: Sabotage | None, traffic: Traffic, *, relapse: bool) -> Simulated:
+    return simulate(plan_of(seed, sabotage=sabotage, traffic=traffic, relapse=relapse))
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +28,14 @@ def worlds() -> Worlds:
     """Each is run once, whichever test asks first."""
 
     def some(
-        n: int, *, sabotage: Sabotage | None = None, traffic: Traffic = Traffic.FULL
+        n: int,
+        *,
+        sabotage: Sabotage | None = None,
+        traffic: Traffic = Traffic.FULL,
+        relapse: bool = False,
     ) -> list[Simulated]:
         begin = int(_ASKED or 0) * _MANY
-        return [_world(begin + i, sabotage, traffic) for i in range(n)]
+        return [_world(begin + i, sabotage, traffic, relapse=relapse) for i in range(n)]
 
     return some
 
@@ -40,6 +43,12 @@ def worlds() -> Worlds:
 @pytest.fixture(scope="session")
 def honest(worlds: Worlds) -> list[Simulated]:
     return worlds(HONEST)
+
+
+@pytest.fixture(scope="session")
+def relapsed(worlds: Worlds) -> list[Simulated]:
+    """Honest, and struck again while the first fault is being recovered from."""
+    return worlds(RELAPSED, relapse=True)
 
 
 @pytest.fixture(scope="session")

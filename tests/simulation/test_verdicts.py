@@ -18,6 +18,7 @@ HARM = {
     Sabotage.NO_FENCE: "overlap",
     Sabotage.PROMOTE_LAGGING: "lost",
     Sabotage.ACK_EARLY: "lost",
+    Sabotage.NAME_EARLY: "lost",
     Sabotage.FORGET: "lost",
     Sabotage.DENY: "resurrected",
     Sabotage.CORRUPT: "corrupted",
@@ -27,9 +28,12 @@ HARM = {
 
 @pytest.fixture(scope="session")
 def everything(
-    honest: list[Simulated], sabotaged: Sabotaged, vacuous: list[Simulated]
+    honest: list[Simulated],
+    relapsed: list[Simulated],
+    sabotaged: Sabotaged,
+    vacuous: list[Simulated],
 ) -> list[Simulated]:
-    return [*honest, *(w for of_one in sabotaged.values() for w in of_one), *vacuous]
+    return [*honest, *relapsed, *(w for of_one in sabotaged.values() for w in of_one), *vacuous]
 
 
 def test_the_checker_finds_exactly_what_was_done(everything: list[Simulated]) -> None:
@@ -61,6 +65,13 @@ def test_an_honest_cluster_loses_nothing_under_any_one_fault(honest: list[Simula
         assert world.truth is not None, world.told()
         assert not world.truth.harm, world.told()
         assert not world.truth.phantoms, world.told()
+
+
+def test_a_second_fault_during_recovery_loses_nothing_either(relapsed: list[Simulated]) -> None:
+    for world in relapsed:
+        assert world.truth is not None, world.told()
+        assert not world.truth.harm, world.told()
+        assert not world.truth.two_writers, world.told()
 
 
 def test_an_honest_cluster_never_has_two_writers(honest: list[Simulated]) -> None:
