@@ -12,7 +12,7 @@ from infra.sim.world import Traffic
 
 _ASKED = os.environ.get("ZAIBEI_SEED")
 # worlds: honest, struck twice, of each sabotage, of each sabotage and vacuous traffic
-HONEST, RELAPSED, SABOTAGED, VACUOUS = (60, 40, 9, 1) if _ASKED else (28, 12, 5, 1)
+HONEST, RELAPSED, SABOTAGED, VACUOUS = (60, 40, 9, 1) if _ASKED else (24, 8, 5, 1)
 _MANY = 1_000_000  # worlds a seed may have to itself
 
 Worlds = Callable[..., list[Simulated]]
