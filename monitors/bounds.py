@@ -6,7 +6,7 @@ A label taken from the wire (a member's name, a URL) is a way to fill a Promethe
 from dataclasses import dataclass
 from datetime import timedelta
 
-from zaibei.config.model import Role, Stack
+from zaibei.config.model import Hazard, Role, Stack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,15 +15,13 @@ class Bounds:
     buckets: tuple[str, ...]
     vaults: tuple[str, ...]
     scenarios: tuple[str, ...]
-    lag_limit: dict[str, timedelta]  # by remote site
+    lag_limit: dict[str, timedelta]  # by remote site; empty when nothing is promised of it
     backup_limit: dict[str, timedelta]  # by vault
     drill_every: dict[str, timedelta]  # by scenario
 
 
 def bounds(stack: Stack) -> Bounds:
-    zero = timedelta(0)
-    # A remote site copies asynchronously: of the declared RPOs only those above zero can be its promise.
-    allowed = [o.rpo for d in stack.databases for o in d.objectives if o.rpo > zero]
+    allowed = _remote_rpos(stack)
     remote = [s.name for s in stack.sites if s.role is Role.REMOTE]
     backup_limit: dict[str, timedelta] = {}
     for database in stack.databases:
@@ -42,3 +40,13 @@ def bounds(stack: Stack) -> Bounds:
         backup_limit=backup_limit,
         drill_every=drill_every,
     )
+
+
+def _remote_rpos(stack: Stack) -> list[timedelta]:
+    """What a remote copy promises: the RPO for the loss of the city, or of the site where no city is declared.
+
+    It follows asynchronously, so zero is never its promise. The RPOs of other hazards are kept by backups.
+    """
+    of_h1 = [o for d in stack.databases for o in d.objectives if o.hazard is Hazard.H1]
+    promised = [o.rpo if o.city is None else o.city.rpo for o in of_h1]
+    return [rpo for rpo in promised if rpo > timedelta(0)]

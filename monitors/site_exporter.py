@@ -37,7 +37,7 @@ class SiteConfig:
     mounts: dict[str, Path]  # label -> a path on the file system
     postgres_dsn: str | None  # without the password
     password_file: Path | None
-    object_lag_url: str | None
+    object_lag_urls: dict[str, str]  # bucket -> metrics page of its copy; empty where none runs
 
 
 def config(path: Path) -> SiteConfig:
@@ -53,7 +53,7 @@ def config(path: Path) -> SiteConfig:
             mounts={str(k): Path(v) for k, v in raw["mounts"].items()},
             postgres_dsn=raw.get("postgres_dsn"),
             password_file=Path(raw["password_file"]) if raw.get("password_file") else None,
-            object_lag_url=raw.get("object_lag_url"),
+            object_lag_urls={str(k): str(v) for k, v in raw.get("object_lag_urls", {}).items()},
         )
     except OSError as gone:
         raise Missing(f"{path}: {gone.strerror}", hint="the role `exporter` writes it") from gone
@@ -63,11 +63,16 @@ def config(path: Path) -> SiteConfig:
 
 def samples(site: SiteConfig, clock: Clock) -> Iterator[Sample]:
     answers = ask_all(_questions(site), deadline=_DEADLINE, clock=clock)
+    lags: list[timedelta] = []
     for answer in answers:
-        known = not isinstance(answer.value, Unknown)
-        yield sample("zaibei_local_probe_up", known, site.site, answer.probe)
-        if known:
+        silent = isinstance(answer.value, Unknown)
+        yield sample("zaibei_local_probe_up", not silent, site.site, answer.probe)
+        if isinstance(answer.value, timedelta):  # of the probes only the copies answer with a time
+            lags.append(answer.value)
+        elif not silent:
             yield from _meaning(site, answer.probe, answer.value, clock)
+    if lags:  # of those that answered; the others' zaibei_local_probe_up is 0
+        yield sample("zaibei_object_lag_seconds", max(lags).total_seconds(), site.site)
 
 
 def _questions(site: SiteConfig) -> list[Probe[Any]]:
@@ -85,8 +90,10 @@ def _questions(site: SiteConfig) -> list[Probe[Any]]:
     ]
     if site.postgres_dsn is not None:
         asked.append(Probe(name="postgres", site=site.site, ask=partial(_member, site)))
-    if (url := site.object_lag_url) is not None:
-        asked.append(Probe(name="object_lag", site=site.site, ask=partial(_object_lag, url)))
+    asked += [
+        Probe(name=f"objectlag_{bucket}", site=site.site, ask=partial(_object_lag, url))
+        for bucket, url in site.object_lag_urls.items()
+    ]
     return asked
 
 
@@ -116,14 +123,12 @@ def _meaning(site: SiteConfig, probe: str, value: Any, clock: Clock) -> Iterator
         free, share = value
         yield sample("zaibei_disk_free_bytes", free, site.site, label)
         yield sample("zaibei_disk_free_ratio", share, site.site, label)
-    elif probe == "postgres":
+    else:
+        assert probe == "postgres"
         yield sample("zaibei_local_in_recovery", value.in_recovery, site.site)
         if value.replayed_at is not None:
             age = max(0.0, (value.now - value.replayed_at).total_seconds())
             yield sample("zaibei_local_replay_age_seconds", age, site.site)
-    else:
-        assert probe == "object_lag"
-        yield sample("zaibei_object_lag_seconds", value.total_seconds(), site.site)
 
 
 def main(argv: list[str]) -> int:

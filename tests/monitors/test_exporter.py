@@ -24,6 +24,9 @@ from monitors.rules import all_rules
 from monitors.survey import Survey, questions, samples, survey
 from zaibei.cli.choice import chosen_stack
 from zaibei.cli.main import app
+from zaibei.config import DEFAULT
+from zaibei.config import load as load_stack
+from zaibei.config import sample as sample_of
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Busy, Usage
 
@@ -157,6 +160,26 @@ def test_labels_and_limits_come_from_the_stack(
     for vault, limit in within.backup_limit.items():
         held = [d.backup.max_age for d in stack.databases if vault in d.backup.vaults]
         assert limit == min(held), "the strictest of the databases that are kept there"
+
+
+def test_a_remote_site_may_be_as_far_behind_as_was_promised_for_the_loss_of_the_city(
+    tmp_path: Path,
+) -> None:
+    def limits(*swaps: tuple[str, str], template: str = DEFAULT) -> dict[str, timedelta]:
+        text = sample_of(template)
+        for old, new in swaps:
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (tmp_path / "stack.yaml").write_text(text)
+        return bounds(load_stack(tmp_path / "stack.yaml")).lag_limit
+
+    assert limits() == {"site-c": timedelta(seconds=60)}
+    assert limits(("rpo: 60s  #", "rpo: 7s  #")) == {"site-c": timedelta(seconds=7)}
+    # The 15min of ransomware and the 1h of an operator's error are the backups' promise, not the copy's.
+    assert limits(template="single") == {"site-v": timedelta(minutes=5)}
+    assert limits(template="core-plus-three") == dict.fromkeys(
+        ("guilin", "wuzhou"), timedelta(seconds=60)
+    )
 
 
 @pytest.mark.parametrize(

@@ -375,7 +375,8 @@ def test_the_exporter_of_a_site_serves_its_own_facts_over_tls(
         "site": "site-b", "address": "127.0.0.1", "port": port,
         "certificate": str(pki.cert), "key": str(pki.key),
         "services": {"patroni": 1, "haproxy": str(port)}, "mounts": {"data": str(tmp_path)},
-        "postgres_dsn": pair.standby_dsn, "object_lag_url": f"{server[1]}/lag",
+        "postgres_dsn": pair.standby_dsn,
+        "object_lag_urls": {"citizen-objects": f"{server[1]}/lag", "geo-images": f"{server[1]}/nolag"},
     }))  # fmt: skip
     program = [sys.executable, "-P", "-m", "monitors.site_exporter", str(file)]
     child = subprocess.Popen(program, env=os.environ)
@@ -401,6 +402,8 @@ def test_the_exporter_of_a_site_serves_its_own_facts_over_tls(
     assert seen["zaibei_service_up", ("site-b", "haproxy")] == 1
     assert seen["zaibei_local_in_recovery", ("site-b",)] == 1
     assert seen["zaibei_object_lag_seconds", ("site-b",)] == 7.5
+    assert seen["zaibei_local_probe_up", ("site-b", "objectlag_citizen-objects")] == 1
+    assert seen["zaibei_local_probe_up", ("site-b", "objectlag_geo-images")] == 0
     assert list(declared(page[0].decode(), site="site-a")) == [], "a site speaks of itself alone"
 
 
