@@ -19,18 +19,22 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from psycopg.conninfo import make_conninfo
+
 from backup import wal
 from backup.cut import Source, for_database
 from backup.fanout import Fanout, Outcome
 from backup.snapshot import Content
 from backup.tree import Node, Type
 from backup.writer import Writer
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed
 from zaibei.kernel.progress import Progress
 
 BIN: Final = Path("/usr/lib/postgresql/15/bin")
 DEADLINE: Final = timedelta(hours=24)
+ASK_WITHIN: Final = timedelta(seconds=15)
 _KEPT_BYTES_MAX = 256 << 20
 _KEPT = ("backup_label", "backup_manifest", "global/pg_control", "PG_VERSION")
 _LAST_WORDS = 2000
@@ -56,6 +60,24 @@ class _Kept:
             raise Damage("the backup's manifest does not end")
         self.said += data
         return data
+
+
+def system_identifier(
+    conninfo: str, password: str | None, *, deadline: timedelta = ASK_WITHIN
+) -> int:
+    """Which cluster answers behind `conninfo`, asked as a receiver of WAL would ask. Raises ToolFailed."""
+    said = process.run(
+        [
+            *(BIN / "psql", "-c", "IDENTIFY_SYSTEM", "-X", "-A", "-t", "-q", "--no-password"),
+            *("-d", make_conninfo(conninfo, replication="true")),
+        ],
+        deadline=deadline,
+        env=dict(os.environ) | ({"PGPASSWORD": password} if password else {}),
+    )
+    found = said.partition("|")[0].strip()
+    if not found.isdecimal():
+        raise ToolFailed(f"IDENTIFY_SYSTEM: not an answer: {found!r}")
+    return int(found)
 
 
 def backup_postgres(

@@ -4,6 +4,9 @@ Per round and vault: finished segments and histories that the vault lacks, then 
 segment. A vault that does not answer keeps its lane busy and nobody else's; the spool holds what it lacks.
 pg_receivewal reports a byte as flushed when it is in the spool, and the slot lets go of it then: the spool
 is on a durable disk, and what is only there is the lag that `status` tells.
+
+The server is asked who it is before anything else, and each cluster has its own folder of the spool: what
+an earlier cluster left there is never shipped. Another cluster behind the same doors ends the archiver.
 """
 
 import os
@@ -11,31 +14,29 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
+from backup.lane import PARTIAL, Lane, Position, grown
+from backup.postgres import BIN, system_identifier
 from backup.repository import Repository
 from backup.wal import (
-    PAGE_BYTES,
     SEGMENT_BYTES,
     Archive,
-    Item,
     gaps,
-    is_history,
     is_segment,
     parse_segment,
     say_lsn,
 )
 from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.errors import Refused, ZaibeiError
 
 SLOT: Final = "zaibei_wal"
-BIN: Final = Path("/usr/lib/postgresql/15/bin")
 INTERVAL: Final = timedelta(seconds=1)
 BACKOFF_MIN: Final = timedelta(milliseconds=500)
 BACKOFF_MAX: Final = timedelta(seconds=5)
@@ -43,8 +44,6 @@ SPOOL_BYTES_MAX: Final = 8 << 30
 _SEEN_MAX = 100_000
 _STOP_WITHIN = 10.0
 _FORKED = "not in this server's history"
-_PARTIAL = ".partial"
-Position = tuple[int, int]  # timeline, byte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,28 +67,7 @@ class WalStatus:
     vaults: tuple[VaultLag, ...]
     error: str | None  # why it is not receiving
     gaps: tuple[str, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """One vault's progress."""
-
-    archive: Archive
-    done: set[str] = field(default_factory=set)  # files the vault holds whole
-    parts: dict[str, int] = field(default_factory=dict)  # segment -> increments in the vault
-    shipped: dict[str, int] = field(default_factory=dict)  # segment -> bytes, by this process
-    position: Position | None = None
-    running: Future[None] | None = None
-    error: str | None = None
-    listed: bool = False
-
-    def items(self) -> list[Item]:
-        """What the vault holds, as far as this process knows; no call to the store."""
-        whole = [parse_segment(n) for n in list(self.done) if is_segment(n)]
-        growing = [parse_segment(n) for n in list(self.parts)]
-        return [Item(key="", epoch=t, timeline=t, segment=s) for t, s in whole] + [
-            Item(key="", epoch=t, timeline=t, segment=s, part=1) for t, s in growing
-        ]
+    system: int | None = None  # None: no server has said who it is
 
 
 class WalArchiver:
@@ -107,13 +85,18 @@ class WalArchiver:
         epoch_of: Callable[[int], int] = lambda timeline: timeline,
         retain: timedelta | None = None,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
+        system: int | None = None,
     ) -> None:
+        """`system`: the only cluster to take WAL from; its spool is shipped before a server answers. None:
+        the first one that answers."""
+        self._password = password
         self._conninfo, self._slot, self._clock = conninfo, slot, clock
         self._env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
-        self._spool, self._epoch_of, self._retain = spool, epoch_of, retain
+        self._spools, self._epoch_of, self._retain = spool, epoch_of, retain
         self._spool_max = spool_bytes_max
-        self._lanes = [_Lane(Archive(r)) for r in repositories]
-        self._pool = ThreadPoolExecutor(len(self._lanes), thread_name_prefix="wal")
+        self._repositories = tuple(repositories)
+        self._lanes: list[Lane] = []  # none before it is known whose log it is
+        self._pool = ThreadPoolExecutor(len(self._repositories), thread_name_prefix="wal")
         self._child: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
         self._backoff = BACKOFF_MIN
@@ -123,9 +106,12 @@ class WalArchiver:
         self._error: str | None = None
         self._seen: deque[tuple[Position, float]] = deque(maxlen=_SEEN_MAX)
         self._lock = threading.Lock()
+        self._system = system
+        self._refused: Refused | None = None
 
     def __enter__(self) -> Self:
-        self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._system is not None:
+            self._belong(self._system)
         return self
 
     def __exit__(self, *gone: object) -> None:
@@ -135,23 +121,29 @@ class WalArchiver:
     def run(
         self, stop: threading.Event, *, told: Callable[[WalStatus], None] = lambda _: None
     ) -> None:
-        """Until `stop` is set, then one last round. `told` hears the status after each."""
-        while not stop.is_set():
+        """Until `stop` is set, then one last round. `told` hears the status after each. Raises Refused, after
+        that round too, when another cluster answers than the one whose log this is."""
+        while not stop.is_set() and self._refused is None:
             self.poll()
             told(self.status())
             stop.wait(INTERVAL.total_seconds())
         self.stop()
         self.poll(receive=False)
         told(self.status())
+        if self._refused is not None:
+            raise self._refused
 
     def poll(self, *, receive: bool = True, wait_for: timedelta = INTERVAL) -> None:
         """One round: mind the receiver, hand every idle lane its work, wait a little for them."""
-        if receive:
+        if receive and self._refused is None:
             self._mind()
+        if self._system is None:
+            # Nobody has said whose log this is: nothing may be shipped.
+            return
         self._look()
         for lane in self._lanes:
             if lane.running is None or lane.running.done():
-                lane.running = self._pool.submit(self._round, lane)
+                lane.running = self._pool.submit(lane.ship, self._until())
         running = [lane.running for lane in self._lanes if lane.running is not None]
         wait(running, timeout=wait_for.total_seconds())
         self._sweep()
@@ -173,7 +165,7 @@ class WalArchiver:
         """How old the oldest byte is that was received and is not in every vault; while nothing is
         received, at least as old as that."""
         lags = [self._lag(lane) for lane in self._lanes]
-        return None if None in lags else max(v for v in lags if v is not None)
+        return None if None in lags or not lags else max(v for v in lags if v is not None)
 
     def status(self) -> WalStatus:
         newest = self._seen[-1][0] if self._seen else None
@@ -183,22 +175,54 @@ class WalArchiver:
             restarts=max(0, self._starts - 1),
             received_lsn=say_lsn(newest[1]) if newest else None,
             timeline=newest[0] if newest else None,
-            spool_bytes=sum(_size(p) for p in self._spool.iterdir()),
+            spool_bytes=sum(_size(p) for p in self._spool.iterdir()) if self._system else 0,
             lag=self.lag(),
-            vaults=tuple(
-                VaultLag(
-                    vault=lane.archive.repository.name,
+            vaults=tuple(self._told(r) for r in self._repositories),
+            error=self._error,
+            gaps=tuple(dict.fromkeys(missing)),
+            system=self._system,
+        )
+
+    def _told(self, repo: Repository) -> VaultLag:
+        """Every vault is told of, also while nothing is known: none at all would read as none behind."""
+        for lane in self._lanes:
+            if lane.archive.repository is repo:
+                return VaultLag(
+                    vault=repo.name,
                     archived_lsn=say_lsn(lane.position[1]) if lane.position else None,
                     lag=self._lag(lane),
                     error=lane.error,
                 )
-                for lane in self._lanes
-            ),
-            error=self._error,
-            gaps=tuple(dict.fromkeys(missing)),
-        )
+        return VaultLag(vault=repo.name, archived_lsn=None, lag=None, error=None)
+
+    @property
+    def _spool(self) -> Path:
+        assert self._system is not None, "whose spool?"
+        return self._spools / str(self._system)
 
     # the receiver
+
+    def _belong(self, system: int) -> None:
+        spool = self._spools / str(system)
+        spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lanes = [
+            Lane(archive=Archive(r, system), spool=spool, epoch_of=self._epoch_of)
+            for r in self._repositories
+        ]
+        # Last: another thread may ask for the status meanwhile, and then the folder has to be there.
+        self._system = system
+
+    def _who(self) -> None:
+        """Raises Refused when it is not whose log this is."""
+        found = system_identifier(self._conninfo, self._password)
+        if self._system is None:
+            self._belong(found)
+        elif found != self._system:
+            raise Refused(
+                f"the server is of system {found}, this archive is of system {self._system}:"
+                " another cluster is behind the same doors",
+                hint="if that is meant, start the archiver again: the new cluster gets an archive of its own",
+            )
 
     def _mind(self) -> None:
         now = self._clock.monotonic()
@@ -222,6 +246,8 @@ class WalArchiver:
         common = ["--no-password", "-d", self._conninfo, "-S", self._slot]
         tool = str(BIN / "pg_receivewal")
         try:
+            # Every time: whoever answers now need not be who answered before.
+            self._who()
             # Every time: after a failover the new writer may not have the slot yet.
             process.run(
                 [tool, "--create-slot", "--if-not-exists", *common],
@@ -230,6 +256,7 @@ class WalArchiver:
             )
         except ZaibeiError as bad:
             self._error = bad.message
+            self._refused = bad if isinstance(bad, Refused) else None
             self._down_since = self._down_since or now
             self._later(now)
             return
@@ -247,6 +274,8 @@ class WalArchiver:
         # It writes the growing segment again from its start; after a failover maybe with other bytes.
         for lane in self._lanes:
             lane.shipped = {}
+        for lane in self._lanes:
+            lane.shipped = {}
 
     def _later(self, now: float) -> None:
         self._not_before = now + self._backoff.total_seconds()
@@ -258,7 +287,7 @@ class WalArchiver:
         aside = self._spool / f"forked-{self._clock.now():%Y%m%dT%H%M%SZ}"
         aside.mkdir(exist_ok=True)
         for p in self._spool.iterdir():
-            if is_segment(p.name.removesuffix(_PARTIAL)):
+            if is_segment(p.name.removesuffix(PARTIAL)):
                 p.replace(aside / p.name)
 
     def _log(self) -> Path:
@@ -269,96 +298,19 @@ class WalArchiver:
     def _look(self) -> None:
         """How far has the receiver got?"""
         names = [p.name for p in self._spool.iterdir()]
-        newest = max((n for n in names if is_segment(n.removesuffix(_PARTIAL))), default=None)
+        newest = max((n for n in names if is_segment(n.removesuffix(PARTIAL))), default=None)
         if newest is None:
             return
-        timeline, segment = parse_segment(newest.removesuffix(_PARTIAL))
+        timeline, segment = parse_segment(newest.removesuffix(PARTIAL))
         filled = SEGMENT_BYTES
-        if newest.endswith(_PARTIAL):
-            filled = len(self._grown(newest) or b"")
+        if newest.endswith(PARTIAL):
+            filled = len(grown(self._spool / newest) or b"")
         position = (timeline, segment * SEGMENT_BYTES + filled)
         with self._lock:
             if not self._seen or self._seen[-1][0] < position:
                 self._seen.append((position, self._clock.monotonic()))
 
-    def _round(self, lane: _Lane) -> None:
-        try:
-            if not lane.listed:
-                self._learn(lane)
-            self._finished(lane)
-            self._growing(lane)
-            lane.error = None
-        except (ZaibeiError, OSError) as bad:
-            lane.error = str(bad)
-
-    def _learn(self, lane: _Lane) -> None:
-        for i in lane.archive.items():
-            if i.part is None:
-                lane.done.add(i.file_name)
-            else:
-                lane.parts[i.file_name] = max(lane.parts.get(i.file_name, 0), i.part)
-        lane.listed = True
-
-    def _finished(self, lane: _Lane) -> None:
-        for path in sorted(self._spool.iterdir()):
-            name = path.name
-            if is_segment(name):
-                timeline, segment = parse_segment(name)
-            elif is_history(name):
-                timeline, segment = int(name[:8], 16), None
-            else:
-                continue
-            if name not in lane.done:
-                lane.archive.put(
-                    path.read_bytes(),
-                    epoch=self._epoch_of(timeline),
-                    timeline=timeline,
-                    segment=segment,
-                    retain_until=self._until(),
-                )
-                lane.done.add(name)
-            if segment is not None:
-                lane.parts.pop(name, None)
-                self._reach(lane, (timeline, (segment + 1) * SEGMENT_BYTES))
-
-    def _growing(self, lane: _Lane) -> None:
-        for path in sorted(self._spool.glob(f"*{_PARTIAL}")):
-            name = path.name.removesuffix(_PARTIAL)
-            data = self._grown(path.name)
-            if data is None or not is_segment(name) or name in lane.done:
-                continue
-            timeline, segment = parse_segment(name)
-            shipped = lane.shipped.get(name, 0)
-            if len(data) > shipped:
-                start = shipped - shipped % PAGE_BYTES
-                part = lane.parts.get(name, 0) + 1
-                lane.archive.put(
-                    data[start:],
-                    epoch=self._epoch_of(timeline),
-                    timeline=timeline,
-                    segment=segment,
-                    part=part,
-                    offset=start,
-                    retain_until=self._until(),
-                )
-                lane.parts[name], lane.shipped[name] = part, len(data)
-            self._reach(lane, (timeline, segment * SEGMENT_BYTES + len(data)))
-
-    def _grown(self, name: str) -> bytes | None:
-        """The written part of the growing segment; None when it is gone: finished between two looks.
-
-        The file is zeros to its end, so the part ends at the last byte that is not zero. A record that
-        ends in zeros is whole all the same; only the LSN that `status` tells is short by them.
-        """
-        with suppress(FileNotFoundError):
-            return (self._spool / name).read_bytes().rstrip(b"\0")
-        return None
-
-    def _reach(self, lane: _Lane, position: Position) -> None:
-        if lane.position is None or lane.position < position:
-            lane.position = position
-
-    def _lag(self, lane: _Lane) -> timedelta | None:
+    def _lag(self, lane: Lane) -> timedelta | None:
         now = self._clock.monotonic()
         with self._lock:
             seen = list(self._seen)

@@ -7,9 +7,6 @@ it as files, so recovery needs no program of ours.
 
 import os
 import pwd
-import re
-import shlex
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -23,14 +20,17 @@ from typing import Final
 import psycopg
 
 from backup import wal
+from backup.errors import WalGap
+from backup.fetch import fetch_wal
 from backup.postgres import BIN
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
+from backup.settle import settle
 from backup.snapshot import Snapshot
 from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing, ToolFailed, Usage
+from zaibei.kernel.errors import Damage, Missing, ToolFailed, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.wait import wait_until
 
@@ -41,14 +41,12 @@ STOP_WITHIN: Final = timedelta(minutes=2)
 PORT: Final = 5432  # only a part of the socket's name
 _LOG_TAIL = 4000
 _SOCKET_PATH_MAX = 90
-# Recovery refuses to run with less than the primary had; pg_control says what that was.
-_AT_LEAST = {
-    "max_connections": "max_connections setting",
-    "max_worker_processes": "max_worker_processes setting",
-    "max_wal_senders": "max_wal_senders setting",
-    "max_prepared_transactions": "max_prepared_xacts setting",
-    "max_locks_per_transaction": "max_locks_per_xact setting",
-}
+# How PostgreSQL says that the log ended before it was where it had to be.
+_TOO_SHORT = (
+    "recovery ended before configured recovery target was reached",
+    "WAL ends before",
+    "could not locate required checkpoint record",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +100,8 @@ class Room:
     checks: list[Check] = field(default_factory=list)
     recovered_lsn: str = ""
     timeline: int = 0
+    towards: str = "latest"  # recovery_target_timeline
+    hole: str | None = None  # where the archive's WAL breaks off, when it does
 
     @property
     def data(self) -> Path:
@@ -128,8 +128,9 @@ def restored(
     amcheck: bool = False,
     within: timedelta = RECOVERY_WITHIN,
 ) -> Iterator[Room]:
-    """Restore, recover, start, hand over; stop and wipe when left. Raises Damage, WalGap, ToolFailed (with
-    the server's log), Unreachable when recovery is not through in time."""
+    """Restore, recover, start, hand over; stop and wipe when left. Raises WalGap or Damage when
+    the log does not reach the target, ToolFailed (with the server's log), Unreachable when recovery is not
+    through in time."""
     with tempfile.TemporaryDirectory(prefix="zb-", dir=workdir) as made:
         room = restore_database(
             repo,
@@ -176,25 +177,36 @@ def restore_database(
         progress.step("fetching WAL")
         facts = snapshot.content.facts
         start = wal.lsn(str(facts["start_lsn"])) // wal.SEGMENT_BYTES
-        last = wal.lsn(target.value) // wal.SEGMENT_BYTES if target.how == "lsn" else None
         brought = [p.name for p in (room.data / "pg_wal").iterdir() if wal.is_segment(p.name)]
-        fetched = wal.Archive(repo).fetch(
+        first_timeline = int(facts["start_timeline"])
+        fetched = fetch_wal(
+            wal.Archive(repo, int(facts["system_identifier"])),
             archive,
             from_segment=start,
-            from_timeline=int(facts["start_timeline"]),
-            beside=brought,
-            wanted=lambda i: last is None or i.segment is None or i.segment <= last,
+            from_timeline=first_timeline,
+            beside=[wal.parse_segment(name) for name in brought],
+            whole=target.how == "latest",
+            upto=wal.lsn(target.value) // wal.SEGMENT_BYTES if target.how == "lsn" else None,
             done=lambda n, of: progress.done(n, of, unit="segments"),
         )
-        if not fetched and not brought:
+        if not fetched.names and not brought:
             raise Usage(
                 f"{repo.name}: no WAL for snapshot {snapshot.sequence}",
                 hint="it was taken without WAL and the archive is empty: choose another vault",
             )
-        room.checks.append(
-            Check(name="wal", passed=True, detail=f"{len(fetched)} from the archive, no gap")
-        )
-    _settle(room, archive, user)
+        room.hole = fetched.way.hole
+        if fetched.way.timeline > first_timeline:
+            room.towards = str(fetched.way.timeline)
+        detail = f"{len(fetched.names)} from the archive, "
+        detail += f"as far as it goes: {room.hole}" if room.hole else "no gap"
+        room.checks.append(Check(name="wal", passed=True, detail=detail))
+    settle(
+        into,
+        archive,
+        port=PORT,
+        account=_account(user),
+        recovery={"recovery_target_timeline": room.towards, **target.settings()},
+    )
     _give(into, user)
     room.took = timedelta(seconds=clock.monotonic() - begun)
     return room
@@ -247,7 +259,7 @@ def running(
 
 def _why_not_through(room: Room, child: "subprocess.Popen[bytes]") -> str | None:
     if child.poll() is not None:
-        raise ToolFailed(f"postgres ended in recovery: {_tail(room.log)}")
+        raise _ended(room)
     try:
         with psycopg.connect(room.dsn(), connect_timeout=2, autocommit=True) as connection:
             row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
@@ -264,55 +276,22 @@ def _why_not_through(room: Room, child: "subprocess.Popen[bytes]") -> str | None
     return None
 
 
-def _settle(room: Room, archive: Path, user: str) -> None:
-    """Take away what the backup brings along and write what the room needs."""
-    for name in ("postgresql.auto.conf", "standby.signal", "recovery.signal", "postmaster.pid"):
-        path = room.data / name
-        if path.exists():
-            # Kept outside: ALTER SYSTEM settings override every file, also ours.
-            shutil.move(path, room.directory / f"from-backup.{name}")
-    (room.data / "postgresql.auto.conf").write_text("")
-    (room.data / "recovery.signal").write_text("")
-    where = shlex.quote(str(archive)).replace("%", "%%")
-    settings = {
-        "data_directory": str(room.data),
-        "hba_file": str(room.directory / "room_hba.conf"),
-        "ident_file": str(room.directory / "room_ident.conf"),
-        "listen_addresses": "",
-        "port": str(PORT),
-        "unix_socket_directories": str(room.directory),
-        "unix_socket_permissions": "0700",
-        "ssl": "off",
-        "archive_mode": "off",
-        "hot_standby": "on",
-        "wal_level": "replica",
-        "autovacuum": "off",
-        "restore_command": f"test -f {where}/%f && cp {where}/%f %p",
-        "recovery_target_timeline": "latest",
-        "log_line_prefix": "%m ",
-        **_at_least(room, user),
-        **room.target.settings(),
-    }
-    (room.directory / "room.conf").write_text(
-        "".join(f"{k} = '{v.replace(chr(39), chr(39) * 2)}'\n" for k, v in settings.items())
+def _ended(room: Room) -> ZaibeiError:
+    """PostgreSQL's own judgement is what counts: a target it did not reach is never a success."""
+    said = _tail(room.log)
+    short = next((why for why in _TOO_SHORT if why in said), None)
+    if short is None:
+        return ToolFailed(f"postgres ended in recovery: {said}")
+    what = f"{room.target.how} {room.target.value}".rstrip()
+    if room.hole:
+        return WalGap(
+            f"recovery to {what}: {short}: {room.hole}",
+            hint="restore from the other vault, or to a target before the gap",
+        )
+    return Damage(
+        f"recovery to {what}: {short}: the vault's log does not hold it",
+        hint="is the target right, and later than the backup? the other vault may hold more",
     )
-    # The directory is closed to everybody else, so there is nobody to ask for a password.
-    (room.directory / "room_hba.conf").write_text("local all all trust\n")
-    (room.directory / "room_ident.conf").write_text("")
-
-
-def _at_least(room: Room, user: str) -> dict[str, str]:
-    said = process.run(
-        [BIN / "pg_controldata", room.data],
-        env={"LC_ALL": "C"},
-        cwd=room.directory,
-        user=_account(user),
-    )
-    found = {}
-    for setting, line in _AT_LEAST.items():
-        if match := re.search(rf"^{re.escape(line)}:\s+(\d+)$", said, re.MULTILINE):
-            found[setting] = match[1]
-    return found
 
 
 def _verified(room: Room, user: str) -> Check:

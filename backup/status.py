@@ -70,6 +70,8 @@ def wal(status: WalStatus, *, at: datetime) -> None:
             "at": at.isoformat(),
             "receiving": status.receiving,
             "received_lsn": status.received_lsn,
+            # As text: 64 bits do not fit a JSON number.
+            "system_identifier": None if status.system is None else str(status.system),
             "timeline": status.timeline,
             "restarts": status.restarts,
             "spool_bytes": status.spool_bytes,

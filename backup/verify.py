@@ -180,15 +180,17 @@ def _pack(repo: Repository, held: Catalogue, name: str, out: Report) -> None:
 
 
 def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
-    archive = wal.Archive(repo)
-    held: list[wal.Item] = []
+    found: list[int] = []
     with out.collecting():
+        found = wal.systems(repo)
+    for system in found:
+        archive = wal.Archive(repo, system)
         held = archive.items()
-    out.wal_objects = len(held)
-    for gap in wal.gaps(held):
-        with out.collecting():
-            raise Damage(f"{repo.name}: {gap}")
-    if whole:
-        for item in held:
+        out.wal_objects += len(held)
+        for gap in wal.gaps(held):
             with out.collecting():
-                out.bytes_read += len(archive.open(item))
+                raise Damage(f"{repo.name}: system {system}: {gap}")
+        if whole:
+            for item in held:
+                with out.collecting():
+                    out.bytes_read += len(archive.open(item))

@@ -1,8 +1,11 @@
 """The archive of PostgreSQL's log in a vault: finished segments, timeline histories, and the growing end.
 
-    wal/epoch=1/timeline=00000001/000000010000000000000003              a finished segment
-    wal/epoch=1/timeline=00000001/000000010000000000000004.part/000001  an increment of the growing one
-    wal/epoch=2/timeline=00000002/00000002.history
+    wal/system=<id>/epoch=1/timeline=00000001/000000010000000000000003              a finished segment
+    wal/system=<id>/epoch=1/timeline=00000001/000000010000000000000004.part/000001  an increment
+    wal/system=<id>/epoch=2/timeline=00000002/00000002.history
+
+The system identifier is in every name: a cluster made anew counts timelines and segments from one again, and
+its log in the place of another's would be a log of neither.
 
 An increment holds the bytes since the one before, from the start of the last page; they are laid over each
 other in order. So a quiet database costs nothing and a busy one costs what it writes. A finished segment
@@ -13,14 +16,12 @@ second primary is seen here.
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 from backup import blob
-from backup.errors import WalGap
 from backup.pack import padme
 from backup.repository import Repository, retry
 from backup.seal import Kind, open_whole, seal_whole
@@ -34,8 +35,10 @@ _PER_LOG: Final = (1 << 32) // SEGMENT_BYTES
 _PAYLOAD = struct.Struct(">BIII")  # encoding, offset, raw, stored
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
+_HEADER = struct.Struct("<HHIQI4xQII")  # XLogLongPageHeaderData: magic, info, …, system, sizes
+_LONG_HEADER = 0x0002
 _KEY = re.compile(
-    r"wal/epoch=(?P<epoch>\d+)/timeline=(?P<timeline>[0-9A-F]{8})/"
+    r"wal/system=(?P<system>\d+)/epoch=(?P<epoch>\d+)/timeline=(?P<timeline>[0-9A-F]{8})/"
     r"(?:(?P<history>(?P=timeline)\.history)|(?P<segment>(?P=timeline)[0-9A-F]{16})(?:\.part/(?P<part>\d{6}))?)"
 )
 
@@ -78,6 +81,17 @@ def is_segment(name: str) -> bool:
 
 def is_history(name: str) -> bool:
     return _HISTORY.fullmatch(name) is not None
+
+
+def system_of(segment: bytes) -> int | None:
+    """The cluster that wrote it: PostgreSQL says so in the first page of every segment. None: too short
+    to tell."""
+    if len(segment) < _HEADER.size:
+        return None
+    _, info, _, _, _, system, segment_bytes, page_bytes = _HEADER.unpack_from(segment)
+    if not info & _LONG_HEADER or (segment_bytes, page_bytes) != (SEGMENT_BYTES, PAGE_BYTES):
+        raise Damage("not the beginning of a WAL segment")
+    return int(system)
 
 
 def lsn(text: str) -> int:
@@ -132,17 +146,34 @@ def missing(items: Iterable[Item], *, timeline: int, start: int, stop: int) -> l
     return [segment_name(timeline, s) for s in range(first, last + 1) if s not in have]
 
 
+def systems(repo: Repository) -> list[int]:
+    """The clusters whose WAL is there. Raises Damage for a name that is not of an archive."""
+    return sorted({int(_parsed(repo, stat.key)["system"]) for stat in repo.listed(PREFIX)})
+
+
+def _parsed(repo: Repository, key: str) -> re.Match[str]:
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise Damage(f"{repo.name}: {key}: not a name of the archive")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Archive:
+    """One cluster's log. `system`: its identifier, as in pg_control."""
+
     repository: Repository
+    system: int
+
+    @property
+    def prefix(self) -> str:
+        return f"{PREFIX}system={self.system}/"
 
     def items(self) -> list[Item]:
         """In name order. Raises Damage for a name that is not of an archive."""
         out = []
-        for stat in self.repository.listed(PREFIX):
-            found = _KEY.fullmatch(stat.key)
-            if found is None:
-                raise Damage(f"{self.repository.name}: {stat.key}: not a name of the archive")
+        for stat in self.repository.listed(self.prefix):
+            found = _parsed(self.repository, stat.key)
             timeline = int(found["timeline"], 16)
             out.append(
                 Item(
@@ -167,7 +198,7 @@ class Archive:
         retain_until: datetime | None = None,
     ) -> Item:
         """Safe to repeat. Raises Damage when the name holds other bytes."""
-        base = f"{PREFIX}epoch={epoch}/timeline={timeline:08X}/"
+        base = f"{self.prefix}epoch={epoch}/timeline={timeline:08X}/"
         if segment is None:
             key = f"{base}{timeline:08X}.history"
         else:
@@ -202,48 +233,9 @@ class Archive:
     def open(self, item: Item) -> bytes:
         return self.read(item)[1]
 
-    def fetch(
-        self,
-        into: Path,
-        *,
-        from_segment: int,
-        from_timeline: int,
-        beside: Iterable[str] = (),
-        wanted: Callable[[Item], bool] = lambda _: True,
-        done: Callable[[int, int], None] = lambda _n, _of: None,
-    ) -> list[str]:
-        """Everything that recovery from there may ask for, as files with PostgreSQL's names.
-
-        `beside`: segments that the backup itself brings. Raises WalGap when the archive has a hole after `from_segment`: a recovery that silently ends
-        before the hole would look like a success.
-        """
-        usable = [
-            i
-            for i in self.items()
-            if i.timeline >= from_timeline
-            and (i.segment is None or i.segment >= from_segment)
-            and wanted(i)
-        ]
-        brought = [
-            Item(key="", epoch=0, timeline=t, segment=s) for t, s in map(parse_segment, beside)
-        ]
-        if holes := gaps([*usable, *brought]):
-            raise WalGap(
-                f"{self.repository.name}: " + "; ".join(holes),
-                hint="restore from the other vault, or to a target before the gap",
-            )
-        whole = [i for i in usable if i.part is None]
-        names = {i.file_name for i in whole}
-        growing: dict[str, list[Item]] = defaultdict(list)
-        for i in usable:
-            if i.part is not None and i.file_name not in names:
-                growing[i.file_name].append(i)
-        for n, item in enumerate(whole, 1):
-            (into / item.file_name).write_bytes(self.open(item))
-            done(n, len(whole))
-        for name, parts in growing.items():
-            (into / name).write_bytes(self.assemble(parts))
-        return sorted(names | growing.keys())
+    def histories(self, items: Iterable[Item]) -> dict[int, bytes]:
+        """By timeline."""
+        return {i.timeline: self.open(i) for i in items if i.segment is None}
 
     def assemble(self, parts: Sequence[Item]) -> bytes:
         """A segment from its increments; what was not written yet is zeros, where recovery ends."""

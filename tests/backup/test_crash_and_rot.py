@@ -125,7 +125,7 @@ def test_a_flipped_bit_in_any_object_is_damage_and_never_wrong_bytes(
     store = MemoryStore(clock=clock)
     made = create_repository(store, PASSPHRASE, clock=clock, suite_name=suite, kdf=FAST)
     run_files([source], [made], clock, random.Random(1), Silent())
-    Archive(made).put(b"\1" * 5000, epoch=1, timeline=1, segment=3)
+    Archive(made, 1).put(b"\1" * 5000, epoch=1, timeline=1, segment=3)
     truth = contents(source)
     rng = random.Random(99)
     kinds = set()
@@ -182,7 +182,7 @@ def test_an_object_of_another_repository_does_not_open_here(source: Path, clock:
 
 def test_wal_moved_to_another_place_does_not_open(clock: SimClock) -> None:
     store = MemoryStore(clock=clock)
-    archive = Archive(create_repository(store, PASSPHRASE, clock=clock, kdf=FAST))
+    archive = Archive(create_repository(store, PASSPHRASE, clock=clock, kdf=FAST), 1)
     three = archive.put(b"three", epoch=1, timeline=1, segment=3)
     four = archive.put(b"four!", epoch=1, timeline=1, segment=4)
     store.corrupt(four.key, store.read(three.key))

@@ -11,13 +11,14 @@ from backup.reader import Reader
 from backup.repository import open_repository
 from backup.restore import restore_files
 from backup.verify import Level, verify
-from backup.wal import Archive
+from backup.wal import Archive, systems
 from infra.objectstore.directory import DirectoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.progress import Silent
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "repository" / "v1"
 PASSPHRASE = "zaibei golden"
+SYSTEM = 7300000000000000001
 
 
 @pytest.mark.parametrize("suite", ["intl", "sm"])
@@ -35,7 +36,8 @@ def test_a_repository_of_2026_opens(suite: str, tmp_path: Path, clock: SimClock)
     assert (base / "random").read_bytes() == random.Random(2026).randbytes(5000)
     assert (base / "second").read_text() == "written before the second snapshot\n"
     assert (base / "link").readlink() == Path("random")
-    archive = Archive(repo)
+    assert systems(repo) == [SYSTEM]
+    archive = Archive(repo, SYSTEM)
     parts = [i for i in archive.items() if i.part is not None]
     assert [archive.open(i) for i in parts] == [b"growing", b"growing further"]
     assert [archive.open(i) for i in archive.items() if i.part is None] == [b"whole"]

@@ -20,13 +20,13 @@ import pytest
 from backup.compare import missing_ids, table_facts
 from backup.errors import WalGap
 from backup.job import run_postgres
-from backup.receiver import WalArchiver
+from backup.receiver import WalArchiver, WalStatus
 from backup.repository import Repository
 from backup.room import Target, restored
 from backup.verify import Level, verify
-from backup.wal import Archive
+from backup.wal import Archive, parse_segment, systems
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import ToolFailed
+from zaibei.kernel.errors import Damage, Refused, ToolFailed
 from zaibei.kernel.progress import Silent
 from zaibei.kernel.wait import wait_until
 
@@ -149,6 +149,12 @@ def replayed(a: Member, b: Member) -> None:
     wait_until(why_not, what="replay", deadline=timedelta(seconds=60), clock=CLOCK)
 
 
+def system(member: Member) -> int:
+    found = member.sql("SELECT system_identifier FROM pg_control_system()")[0][0]
+    assert isinstance(found, int)
+    return found
+
+
 def archived(wal: WalArchiver, member: Member) -> None:
     """Until everything the server has is in every vault."""
     # The archive's position is the last byte that is not zero; a record that ends in text shows its end.
@@ -210,9 +216,8 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
     snapshot = vaults[0].find("latest", kind="postgres")
     facts = snapshot.content.facts
     assert facts["from_standby"] is True
-    assert facts["system_identifier"] == str(
-        a.sql("SELECT system_identifier FROM pg_control_system()")[0][0]
-    )
+    assert facts["system_identifier"] == str(system(a))
+    assert wal.status().system == system(a)
 
     # After the backup, so only the archive has it.
     a.sql("INSERT INTO sample SELECT 'late' || n, 'x' FROM generate_series(1, 500) n")
@@ -251,7 +256,7 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
         deadline=timedelta(seconds=60),
         clock=CLOCK,
     )
-    assert any(i.segment is None and i.timeline == 2 for i in Archive(vaults[1]).items())
+    assert any(i.segment is None and i.timeline == 2 for i in Archive(vaults[1], system(b)).items())
     with restored(
         vaults[1], vaults[1].find("latest"), workdir=directory, clock=CLOCK, progress=Silent()
     ) as room:
@@ -272,7 +277,7 @@ def test_a_target_that_is_not_in_the_log_is_an_error_and_not_a_silent_latest(
     assert run_postgres(a.conninfo(), None, [vault], CLOCK, None, Silent()).complete
 
     with (
-        pytest.raises(ToolFailed, match="recovery ended before configured recovery target"),
+        pytest.raises(Damage, match="recovery ended before configured recovery target"),
         restored(
             vault,
             vault.find("latest"),
@@ -291,13 +296,60 @@ def test_a_hole_in_the_archive_is_said_and_not_taken_for_the_end(
     a, _ = pair
     vault = make()
     run_postgres(a.conninfo(), None, [vault], CLOCK, None, Silent())
-    Archive(vault).put(b"\1", epoch=1, timeline=1, segment=90)
+    # Another cluster's log in the same vault: no part of ours.
+    Archive(vault, system(a) + 1).put(b"\1", epoch=11, timeline=11, segment=90)
 
-    with (
-        pytest.raises(WalGap),
-        restored(vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent()),
-    ):
-        pass
+    def point(name: str) -> tuple[str, str]:
+        """A named point that ends its segment; its LSN and the segment's name."""
+        a.sql(f"INSERT INTO sample VALUES ('{name}', 'x')")
+        lsn = a.sql(f"SELECT pg_create_restore_point('{name}')")[0][0]
+        segment = a.sql(f"SELECT pg_walfile_name('{lsn}')")[0][0]
+        a.sql("SELECT pg_switch_wal()")
+        return str(lsn), str(segment)
+
+    before, lost, after = point("before"), point("lost"), point("after")
+    for _, name in (before, after):
+        timeline, segment = parse_segment(name)
+        Archive(vault, system(a)).put(
+            (a.data / "pg_wal" / name).read_bytes(), epoch=1, timeline=timeline, segment=segment
+        )
+
+    def rows(target: str) -> set[object]:
+        with (
+            restored(
+                vault, vault.find("latest"), target=Target.parse(target), workdir=directory,
+                clock=CLOCK, progress=Silent(),
+            ) as room,
+            psycopg.connect(room.dsn()) as inside,
+        ):  # fmt: skip
+            keys = "('before', 'lost', 'after')"
+            found = inside.execute(f"SELECT key FROM sample WHERE key IN {keys}".encode())
+            return {key for (key,) in found}
+
+    assert rows("name=before") == {"before"}
+    with pytest.raises(WalGap, match=f"recovery ended before .*{lost[1]} is missing"):
+        rows("name=after")
+    for target in ("latest", f"lsn={after[0]}", f"lsn={lost[0]}"):
+        with pytest.raises(WalGap, match=f"{lost[1]} is missing"):
+            rows(target)
+
+
+def test_another_cluster_behind_the_same_doors_ends_the_archiver(
+    pair: tuple[Member, Member], directory: Path, make: Callable[..., Repository]
+) -> None:
+    a, _ = pair
+    vault = make()
+    heard: list[WalStatus] = []
+    with WalArchiver(
+        conninfo=a.conninfo(), password=None, repositories=[vault], spool=directory / "spool",
+        clock=CLOCK, system=system(a) + 1,
+    ) as wal:  # fmt: skip
+        with pytest.raises(Refused, match="another cluster"):
+            wal.run(threading.Event(), told=heard.append)
+        assert not heard[-1].receiving
+        assert heard[-1].error is not None and str(system(a)) in heard[-1].error
+    assert systems(vault) == []
+    assert a.sql("SELECT count(*) FROM pg_replication_slots") == [(0,)], "not even a slot was made"
 
 
 def test_a_server_that_is_not_there_leaves_no_snapshot(

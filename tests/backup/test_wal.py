@@ -1,6 +1,7 @@
 """The archive's names and gaps, increments laid over each other, and the archiver without a server."""
 
 import random
+import struct
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from backup import status
 from backup.keys import Kdf
 from backup.receiver import WalArchiver
 from backup.repository import Repository, create_repository
+from backup.verify import Level, verify
 from backup.wal import (
     SEGMENT_BYTES,
     Archive,
@@ -23,12 +25,21 @@ from backup.wal import (
     parse_segment,
     say_lsn,
     segment_name,
+    systems,
 )
 from infra.objectstore.memory import Fault, MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Silent
 
 Make = Callable[..., Repository]
+OURS, THEIRS = 7300000000000000001, 7300000000000000002
+
+
+def segment_of(system: int, body: bytes = b"\1") -> bytes:
+    """The long page header that PostgreSQL begins a segment with, and `body`."""
+    header = struct.pack("<HHIQI4xQII", 0xD110, 2, 1, 0, 0, system, SEGMENT_BYTES, 8192)
+    return (header + body).ljust(SEGMENT_BYTES, b"\0")
 
 
 def whole(timeline: int, *segments: int) -> list[Item]:
@@ -93,7 +104,7 @@ def test_increments_laid_over_each_other_are_the_segment(steps: list[int], seed:
     clock = SimClock()
     fast = Kdf(memory_kib=64, iterations=1, lanes=1)
     store = MemoryStore(clock=clock)
-    archive = Archive(create_repository(store, "p", clock=clock, kdf=fast))
+    archive = Archive(create_repository(store, "p", clock=clock, kdf=fast), OURS)
     truth = random.Random(seed).randbytes(sum(steps))
     parts, end = [], 0
     for n, step in enumerate(steps, 1):
@@ -107,7 +118,7 @@ def test_increments_laid_over_each_other_are_the_segment(steps: list[int], seed:
 
 
 def test_a_second_writer_of_one_segment_is_damage(repo: Repository) -> None:
-    archive = Archive(repo)
+    archive = Archive(repo, OURS)
     archive.put(b"ours", epoch=1, timeline=1, segment=3)
     archive.put(b"ours", epoch=1, timeline=1, segment=3)  # a repeated put is not
 
@@ -117,12 +128,15 @@ def test_a_second_writer_of_one_segment_is_damage(repo: Repository) -> None:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    (tmp_path / "spool").mkdir()
-    return tmp_path / "spool"
+    """Our cluster's folder of it."""
+    (tmp_path / "spool" / str(OURS)).mkdir(parents=True)
+    return tmp_path / "spool" / str(OURS)
 
 
 def archiver(repos: list[Repository], spool: Path, clock: SimClock) -> WalArchiver:
-    return WalArchiver(conninfo="", password=None, repositories=repos, spool=spool, clock=clock)
+    return WalArchiver(
+        conninfo="", password=None, repositories=repos, spool=spool.parent, clock=clock, system=OURS
+    )
 
 
 def once(wal: WalArchiver) -> None:
@@ -136,7 +150,7 @@ def test_a_vault_that_is_away_keeps_its_wal_in_the_spool_and_its_lag_grows(
     assert isinstance(c.store, MemoryStore)
     names = [segment_name(1, n) for n in (3, 4, 5)]
     for name in names:
-        (spool / name).write_bytes(name.encode().ljust(SEGMENT_BYTES, b"\1"))
+        (spool / name).write_bytes(segment_of(OURS, name.encode()))
     c.store.faults = dict.fromkeys(range(c.store.calls + 1, 100000), Fault.BEFORE)
 
     with archiver([b, c], spool, clock) as wal:
@@ -155,7 +169,7 @@ def test_a_vault_that_is_away_keeps_its_wal_in_the_spool_and_its_lag_grows(
         assert [v.error for v in wal.status().vaults] == [None, None]
         assert [n for n in names if (spool / n).exists()] == names[-1:]
     for repo in (b, c):
-        assert [i.file_name for i in Archive(repo).items()] == names
+        assert [i.file_name for i in Archive(repo, OURS).items()] == names
 
 
 def test_the_growing_segment_is_shipped_by_its_new_bytes(
@@ -163,24 +177,97 @@ def test_the_growing_segment_is_shipped_by_its_new_bytes(
 ) -> None:
     name = segment_name(1, 7)
     partial = spool / f"{name}.partial"
-    body = random.Random(1).randbytes(50_000)
-    for end in (10, 20_000, 20_000, 50_000):
+    body = segment_of(OURS, random.Random(1).randbytes(50_000))[:50_000]
+    for end in (100, 20_000, 20_000, 50_000):
         partial.write_bytes(body[:end].ljust(SEGMENT_BYTES, b"\0"))
         with archiver([repo], spool, clock) as wal:
             once(wal)
             once(wal)
-    items = Archive(repo).items()
+    items = Archive(repo, OURS).items()
 
     # Three sizes were seen by four processes, each of which ships what it finds once.
     assert len(items) == 4
-    assert Archive(repo).assemble(items) == body.ljust(SEGMENT_BYTES, b"\0")
+    assert Archive(repo, OURS).assemble(items) == body.ljust(SEGMENT_BYTES, b"\0")
 
     with archiver([repo], spool, clock) as wal:
         once(wal)
         partial.rename(spool / name)
         once(wal)
         assert wal.status().gaps == ()
-    assert any(i.part is None for i in Archive(repo).items())
+    assert any(i.part is None for i in Archive(repo, OURS).items())
+
+
+def test_segments_of_another_system_are_never_shipped(
+    repo: Repository, spool: Path, clock: SimClock
+) -> None:
+    """A rebuilt cluster counts from one again; the spool still held what the one before had sent."""
+    name = segment_name(1, 3)
+    theirs = spool.parent / str(THEIRS)
+    theirs.mkdir()
+    for place in (theirs, spool.parent):  # a folder of its own, or of the time before the folders
+        (place / name).write_bytes(segment_of(THEIRS))
+        (place / "0000000B.history").write_text("1\t0/3000000\tnot ours\n")
+
+    with archiver([repo], spool, clock) as wal:
+        once(wal)
+        assert wal.status().received_lsn is None
+        (spool / name).write_bytes(segment_of(OURS))
+        once(wal)
+
+        assert wal.status().system == OURS
+        assert [v.error for v in wal.status().vaults] == [None]
+    assert systems(repo) == [OURS]
+    assert [i.file_name for i in Archive(repo, OURS).items()] == [name]
+    assert (theirs / name).exists()
+
+
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+def test_a_segment_that_says_it_is_anothers_stops_the_lane(
+    repo: Repository, spool: Path, clock: SimClock, suffix: str
+) -> None:
+    """The name says ours, the first page says theirs: the page is right."""
+    (spool / f"{segment_name(1, 3)}{suffix}").write_bytes(segment_of(THEIRS))
+
+    with archiver([repo], spool, clock) as wal:
+        once(wal)
+
+        said = wal.status().vaults[0]
+        assert said.error is not None and str(THEIRS) in said.error
+        assert said.archived_lsn is None
+    assert systems(repo) == []
+
+
+def test_nothing_is_shipped_while_nobody_says_whose_it_is(
+    repo: Repository, spool: Path, clock: SimClock
+) -> None:
+    (spool / segment_name(1, 3)).write_bytes(segment_of(OURS))
+    wal = WalArchiver(
+        conninfo=f"host={spool} port=1", password=None, repositories=[repo], spool=spool.parent,
+        clock=clock,
+    )  # fmt: skip
+    with wal:
+        wal.poll()
+
+        said = wal.status()
+        assert (said.system, said.receiving, said.lag) == (None, False, None)
+        assert said.error is not None and "IDENTIFY_SYSTEM" in said.error
+    assert systems(repo) == []
+
+
+def test_two_systems_in_one_repository_do_not_see_each_other(repo: Repository) -> None:
+    """The same names, other bytes, and neither a second writer nor a gap of the other."""
+    ours, theirs = Archive(repo, OURS), Archive(repo, THEIRS)
+    ours.put(b"ours", epoch=1, timeline=1, segment=3)
+    theirs.put(b"theirs", epoch=1, timeline=1, segment=3)
+    theirs.put(b"theirs", epoch=11, timeline=11, segment=90)
+
+    assert systems(repo) == [OURS, THEIRS]
+    assert [ours.open(i) for i in ours.items()] == [b"ours"]
+    assert gaps(ours.items()) == []
+    assert len(gaps(theirs.items())) == 1
+    found = verify(repo, Level.FULL, rng=random.Random(1), progress=Silent())
+    assert found.wal_objects == 3
+    assert len(found.damage) == 1 and str(THEIRS) in found.damage[0]
 
 
 def test_lag_is_unknown_before_anything_was_received(
@@ -192,4 +279,5 @@ def test_lag_is_unknown_before_anything_was_received(
         assert wal.lag() is None
         status.wal(wal.status(), at=clock.now())
     assert status.read()["wal"]["lag_s"] is None
+    assert status.read()["wal"]["system_identifier"] == str(OURS)
     assert status.read()["verified_restore"] is None

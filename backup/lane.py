@@ -1,0 +1,146 @@
+"""One vault's share of the spool: what it lacks, sealed and shipped, in the order of the log.
+
+Segments that say in their first page that they are another cluster's are never shipped.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from backup.wal import (
+    PAGE_BYTES,
+    SEGMENT_BYTES,
+    Archive,
+    Item,
+    is_history,
+    is_segment,
+    parse_segment,
+    system_of,
+)
+from zaibei.kernel.errors import Damage, ZaibeiError
+
+PARTIAL: Final = ".partial"
+Position = tuple[int, int]  # timeline, byte
+
+
+def grown(path: Path) -> bytes | None:
+    """The written part of a growing segment; None when it is gone: finished between two looks.
+
+    The file is zeros to its end, so the part ends at the last byte that is not zero. A record that
+    ends in zeros is whole all the same; only the LSN that `status` tells is short by them.
+    """
+    with suppress(FileNotFoundError):
+        return path.read_bytes().rstrip(b"\0")
+    return None
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lane:
+    """One vault's progress."""
+
+    archive: Archive
+    spool: Path
+    epoch_of: Callable[[int], int]
+    done: set[str] = field(default_factory=set)  # files the vault holds whole
+    parts: dict[str, int] = field(default_factory=dict)  # segment -> increments in the vault
+    shipped: dict[str, int] = field(default_factory=dict)  # segment -> bytes, by this process
+    position: Position | None = None
+    running: Future[None] | None = None
+    error: str | None = None
+    listed: bool = False
+
+    def items(self) -> list[Item]:
+        """What the vault holds, as far as this process knows; no call to the store."""
+        whole = [parse_segment(n) for n in list(self.done) if is_segment(n)]
+        growing = [parse_segment(n) for n in list(self.parts)]
+        return [Item(key="", epoch=t, timeline=t, segment=s) for t, s in whole] + [
+            Item(key="", epoch=t, timeline=t, segment=s, part=1) for t, s in growing
+        ]
+
+    def ship(self, retain_until: datetime | None) -> None:
+        """One round. What went wrong is in `error`; the next round tries again."""
+        try:
+            if not self.listed:
+                self._learn()
+            self._finished(retain_until)
+            self._growing(retain_until)
+            self.error = None
+        except (ZaibeiError, OSError) as bad:
+            self.error = str(bad)
+
+    def _learn(self) -> None:
+        for i in self.archive.items():
+            if i.part is None:
+                self.done.add(i.file_name)
+            else:
+                self.parts[i.file_name] = max(self.parts.get(i.file_name, 0), i.part)
+        self.listed = True
+
+    def _finished(self, retain_until: datetime | None) -> None:
+        for path in sorted(self.spool.iterdir()):
+            name = path.name
+            if is_segment(name):
+                timeline, segment = parse_segment(name)
+            elif is_history(name):
+                timeline, segment = int(name[:8], 16), None
+            else:
+                continue
+            if name not in self.done:
+                data = path.read_bytes()
+                if segment is not None and not self._ours(data, path):
+                    raise Damage(f"{path}: not the beginning of a WAL segment")
+                self.archive.put(
+                    data,
+                    epoch=self.epoch_of(timeline),
+                    timeline=timeline,
+                    segment=segment,
+                    retain_until=retain_until,
+                )
+                self.done.add(name)
+            if segment is not None:
+                self.parts.pop(name, None)
+                self._reach((timeline, (segment + 1) * SEGMENT_BYTES))
+
+    def _growing(self, retain_until: datetime | None) -> None:
+        for path in sorted(self.spool.glob(f"*{PARTIAL}")):
+            name = path.name.removesuffix(PARTIAL)
+            data = grown(path)
+            if data is None or not is_segment(name) or name in self.done:
+                continue
+            if not self._ours(data, path):
+                continue
+            timeline, segment = parse_segment(name)
+            shipped = self.shipped.get(name, 0)
+            if len(data) > shipped:
+                start = shipped - shipped % PAGE_BYTES
+                part = self.parts.get(name, 0) + 1
+                self.archive.put(
+                    data[start:],
+                    epoch=self.epoch_of(timeline),
+                    timeline=timeline,
+                    segment=segment,
+                    part=part,
+                    offset=start,
+                    retain_until=retain_until,
+                )
+                self.parts[name], self.shipped[name] = part, len(data)
+            self._reach((timeline, segment * SEGMENT_BYTES + len(data)))
+
+    def _ours(self, data: bytes, path: Path) -> bool:
+        """False: too short to tell. The last guard, by what the segment says of itself: a server may change
+        between the question and the stream. Raises Damage for another system's."""
+        system = system_of(data)
+        if system not in (None, self.archive.system):
+            raise Damage(
+                f"{path}: a segment of system {system}, not of {self.archive.system}; it is not shipped",
+                hint="stop the archiver and move the file away: two clusters were mixed in the spool",
+            )
+        return system is not None
+
+    def _reach(self, position: Position) -> None:
+        if self.position is None or self.position < position:
+            self.position = position
