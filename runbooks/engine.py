@@ -29,7 +29,11 @@ _CHECK_DEADLINE = timedelta(seconds=15)  # of a precondition; a step's proof has
 
 
 class NotProven(Refused):
-    """The run did not end well: what the runbook claims is not proven, whatever was done."""
+    """The run did not end well: what the runbook claims is not proven, whatever was done. `run`: its journal."""
+
+    def __init__(self, message: str, *, hint: tuple[str, ...] = (), run: str) -> None:
+        super().__init__(message, hint=hint)
+        self.run = run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,7 @@ class Engine:
                         raise NotProven(
                             f"{runbook.id}: the undo of {step.id} did not end well: {error.message}",
                             hint=(*error.hints, f"by hand: {step.fallback.en}"),
+                            run=run,
                         ) from error
                     record = replace(record, state=StepState.UNDONE, said=said)
                 journal = self._keep(journal, record)
@@ -170,6 +175,7 @@ class Engine:
                 f"go on: zaibei runbook run {runbook.id} --resume {journal.run}",
                 f"take back: zaibei runbook undo {journal.run}",
             ),
+            run=journal.run,
         )
 
     def _preconditions(self, runbook: Runbook, values: Mapping[str, str]) -> None:

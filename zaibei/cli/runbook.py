@@ -1,6 +1,8 @@
 """`zaibei runbook`: Procedures that run."""
 
 import random
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,12 +11,15 @@ import typer
 
 from zaibei.cli.console import emit, progress, talk
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Usage
+from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.state import state_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from runbooks.engine import Engine
     from runbooks.journal import Journal
+    from runbooks.library import Source
     from zaibei.kernel.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Procedures that run.")
@@ -91,37 +96,20 @@ def run(
 ) -> None:
     """Run a runbook: each step journalled and proven before the next one begins."""
     from runbooks.library import find  # noqa: PLC0415
-    from runbooks.values import given  # noqa: PLC0415
 
-    source, asked = find(name), _asked(site, set_ or [])
-    if dry_run:
-        from runbooks.render import page  # noqa: PLC0415
-
-        values = given(source.runbook, asked)
-        if json:
-            emit(
-                {
-                    "dry_run": True,
-                    "values": values,
-                    "runbook": source.runbook.model_dump(mode="json"),
-                }
-            )
-        else:
-            print(page(source.runbook, "en", values=values), end="")
-            talk.print("dry run: nothing was done")
-        return
-    if source.runbook.approvals.needed:
-        talk.print(
-            f"{source.runbook.id} asks for {source.runbook.approvals.needed} approvals; "
-            "this version does not check them: the journal says `verified: null`"
-        )
-    with progress() as told:
-        engine = _engine(inventory, told)
-        if resume is not None:
-            journal = engine.resume(source, resume, typed=yes_i_mean)
-        else:
-            journal = engine.run(source, asked, typed=yes_i_mean)
-    _report(journal, json=json)
+    with _told_as(json=json):
+        source, asked = find(name), _asked(site, set_ or [])
+        warning = _unchecked(source)
+        if dry_run:
+            _say_only(source, asked, warning, json=json)
+            return
+        with progress() as told:
+            engine = _engine(inventory, told)
+            if resume is not None:
+                journal = engine.resume(source, resume, typed=yes_i_mean)
+            else:
+                journal = engine.run(source, asked, typed=yes_i_mean)
+        _report(journal, warning, json=json)
 
 
 @app.command()
@@ -136,10 +124,12 @@ def undo(
     from runbooks.journal import load  # noqa: PLC0415
     from runbooks.library import find  # noqa: PLC0415
 
-    source = find(load(run).file)
-    with progress() as told:
-        journal = _engine(inventory, told).undo(source, run, typed=yes_i_mean)
-    _report(journal, json=json)
+    with _told_as(json=json):
+        source = find(load(run).file)
+        warning = _unchecked(source)
+        with progress() as told:
+            journal = _engine(inventory, told).undo(source, run, typed=yes_i_mean)
+        _report(journal, warning, json=json)
 
 
 def commands() -> frozenset[str]:
@@ -179,12 +169,72 @@ def _engine(inventory: Path | None, told: "Progress") -> "Engine":
     )
 
 
-def _report(journal: "Journal", *, json: bool) -> None:
+def _unchecked(source: "Source") -> str | None:
+    """Said before anything is done: nobody may take a run of this for an approved one."""
+    needed = source.runbook.approvals.needed
+    if not needed:
+        return None
+    warning = (
+        f"APPROVALS ARE NOT CHECKED: {source.runbook.id} needs {needed}, no signature was asked for or "
+        "verified, and the journal says so (verified: null)"
+    )
+    talk.print(f"[bold white on red] ! [/] [bold red]{warning}[/]", soft_wrap=True, emoji=False)
+    return warning
+
+
+def _say_only(source: "Source", asked: dict[str, str], warning: str | None, *, json: bool) -> None:
+    from runbooks.render import page  # noqa: PLC0415
+    from runbooks.values import given  # noqa: PLC0415
+
+    values = given(source.runbook, asked)
     if json:
-        emit(journal)
+        book = source.runbook.model_dump(mode="json")
+        emit({"dry_run": True, "warning": warning, "values": values, "runbook": book})
+    else:
+        print(page(source.runbook, "en", values=values), end="")
+        talk.print("dry run: nothing was done")
+
+
+@contextmanager
+def _told_as(*, json: bool) -> "Iterator[None]":
+    """With --json a failure is an object too: `error`, and the journal when the run has one."""
+    try:
+        yield
+    except ZaibeiError as error:
+        if json:
+            run = getattr(error, "run", None)
+            emit(_failed(error) if run is None else {**_journal(run), **_failed(error)})
+        raise
+
+
+def _failed(error: ZaibeiError) -> dict[str, object]:
+    kind = type(error)
+    return {
+        "error": {
+            "kind": kind.__name__,
+            "exit_code": kind.exit_code,
+            "retryable": kind.retryable,
+            "message": error.message,
+            "hints": error.hints,
+        }
+    }
+
+
+def _journal(run: str) -> dict[str, object]:
+    from runbooks.journal import load  # noqa: PLC0415
+
+    return asdict(load(run))
+
+
+def _report(journal: "Journal", warning: str | None, *, json: bool) -> None:
+    if json:
+        emit({**asdict(journal), "warning": warning})
         return
     for step in journal.steps:
         talk.print(
-            f"{step.state.value:8} {step.id}: {step.said}; proof: {step.proof}", markup=False
-        )
+            f"{step.state.value:8} {step.id}: {step.said}; proof: {step.proof}",
+            markup=False, emoji=False, soft_wrap=True,
+        )  # fmt: skip
     talk.print(f"{journal.run}: {journal.state.value}", markup=False)
+    if warning:
+        talk.print(f"[bold red]{warning}[/]", soft_wrap=True, emoji=False)
