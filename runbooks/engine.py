@@ -29,11 +29,11 @@ _CHECK_DEADLINE = timedelta(seconds=15)  # of a precondition; a step's proof has
 
 
 class NotProven(Refused):
-    """The run did not end well: what the runbook claims is not proven, whatever was done. `run`: its journal."""
+    """The run did not end well: what the runbook claims is not proven, whatever was done."""
 
     def __init__(self, message: str, *, hint: tuple[str, ...] = (), run: str) -> None:
         super().__init__(message, hint=hint)
-        self.run = run
+        self.run = run  # whose journal says how far it came
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
