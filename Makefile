@@ -32,7 +32,8 @@ check: setup
 	.venv/bin/lint-imports
 
 test: lab-setup check
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile --ignore tests/lab
+	$(PY) -m pytest -q tests/lab
 
 sim: setup
 	ZAIBEI_SEED=$(SEED) $(PY) -m pytest -q tests/simulation

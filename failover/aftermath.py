@@ -18,6 +18,7 @@ from failover.check import Row
 from failover.ledger import Kind, Outcome, Reader
 from infra.data.facts import Facts, facts
 from infra.objectstore import converge
+from infra.objectstore.contract import ObjectStore
 from infra.postgres import patroni, prepare
 from zaibei.kernel.errors import Refused, Unreachable, ZaibeiError
 from zaibei.kernel.progress import Silent
@@ -246,29 +247,33 @@ def _facts_of(run: "Run", database: str) -> Facts:
 
 
 def _converge(run: "Run") -> tuple[int, int, str]:
-    a, b = (
-        ground.business_store(run.access, s, ground.OBJECTS) for s in (run.writer, run.survivor)
-    )
-    wait_until(
-        lambda: _store_answers(a), what=f"{a.name} to answer", deadline=_STEADY, clock=run.clock
-    )
-    done = converge.heal(a, b, prefix=run.prefix)
-    after = converge.diff(a, b, prefix=run.prefix)
-    healed, left = sum(map(len, done.copied.values())), sum(after.counts.values())
-    named = "; ".join(f"{d.key}: {d.kind.value}: {d.a} / {d.b}" for d in after.first[:3])
-    detail = (
-        f"{healed} objects copied to the store that lacked them, {left} still differ"
-        f"{': ' + named if named else ''}"
-    )
-    return healed, left + len(done.conflicts), detail
+    """Every bucket that both same-city sites hold: copy what one lacks, audit all of it, publish."""
+    healed = left = conflicts = 0
+    named: list[str] = []
+    for bucket in run.asked.stack.buckets:
+        if not {run.writer, run.survivor} <= set(bucket.sites):
+            continue
+        a, b = (
+            ground.business_store(run.access, s, bucket.name) for s in (run.writer, run.survivor)
+        )
 
+        def why_not(store: ObjectStore = a) -> str | None:
+            try:
+                next(iter(store.list("no-such-prefix/")), None)
+            except ZaibeiError as gone:
+                return gone.message
+            return None
 
-def _store_answers(store: object) -> str | None:
-    try:
-        next(iter(store.list("no-such-prefix/")), None)  # type: ignore[attr-defined]
-    except ZaibeiError as gone:
-        return gone.message
-    return None
+        wait_until(why_not, what=f"{a.name} to answer", deadline=_STEADY, clock=run.clock)
+        done = converge.heal(a, b)
+        after = converge.diff(a, b)
+        converge.publish(after, bucket=bucket.name, clock=run.clock)
+        healed += sum(map(len, done.copied.values()))
+        conflicts += len(done.conflicts)
+        left += after.total
+        named += [f"{d.key}: {d.kind.value}: {d.a} / {d.b}" for d in after.first[:3]]
+    detail = f"{healed} objects copied to the store that lacked them, {left} still differ"
+    return healed, max(left, conflicts), "; ".join([detail, *named[:3]])
 
 
 def _compare_replicas(run: "Run") -> tuple[tuple[str, ...], str]:

@@ -322,7 +322,10 @@ def _unusual_gap_s(done: Sequence[float], fault_s: float) -> float:
     upto = bisect_right(done, fault_s)
     before = done[bisect_right(done, fault_s - _USUAL_OVER_S) : upto]
     gaps = [b - a for a, b in pairwise(before)]
-    return _USUAL_TIMES * median(gaps) if len(gaps) >= _USUAL_TIMES else _GAP_UNKNOWN_S
+    if len(gaps) < _USUAL_TIMES:
+        return _GAP_UNKNOWN_S
+    # A median alone takes ordinary bursts for outages; what was seen before the fault is not one.
+    return max(_USUAL_TIMES * median(gaps), max(gaps))
 
 
 def _search_from(fault_s: float, worst: Outage | None) -> float:

@@ -334,10 +334,11 @@ def test_a_play_past_its_deadline_leaves_no_process_behind(
     marker = f"7{os.getpid()}"
     (engine.playbooks / "sleepy.yml").write_text(SLEEPY % marker)
     source = written(text(_played(tmp_path / "out", "sleepy.yml", deadline="5s")))
+    before = set(descendants(os.getpid()))  # servers that other tests of this run keep up
     with pytest.raises(NotProven, match="not done after 5 s"):
         engine.run(source, {"site": "site-b"}, typed="site-b")
     assert _sleepers(marker) == []
-    assert descendants(os.getpid()) == []
+    assert set(descendants(os.getpid())) - before == set()
 
 
 @pytest.mark.integration
