@@ -325,7 +325,7 @@ def _unusual_gap_s(done: Sequence[float], fault_s: float) -> float:
     if len(gaps) < _USUAL_TIMES:
         return _GAP_UNKNOWN_S
     # A median alone takes ordinary bursts for outages; what was seen before the fault is not one.
-    return max(_USUAL_TIMES * median(gaps), max(gaps))
+    return max(_USUAL_TIMES * median(gaps), *gaps)
 
 
 def _search_from(fault_s: float, worst: Outage | None) -> float:

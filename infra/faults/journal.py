@@ -17,14 +17,10 @@ from zaibei.kernel.ids import new_id
 from zaibei.kernel.state import write_atomic
 
 
-def folder(lab: LabPlan) -> Path:
-    return lab.root / "faults"
-
-
 def make(fault: Fault, lab: LabPlan, *, clock: Clock, rng: random.Random) -> Injected:
     """Write down, make, acknowledge. When making fails the fault is unmade at once."""
     fault_id = new_id("fault", clock, rng)
-    entry = folder(lab) / f"{fault_id}.json"
+    entry = lab.faults / f"{fault_id}.json"
     write_atomic(entry, json.dumps(asdict(fault)))
     begun = clock.monotonic()
     try:
@@ -39,7 +35,7 @@ def make(fault: Fault, lab: LabPlan, *, clock: Clock, rng: random.Random) -> Inj
 
 
 def undo(fault_id: str, lab: LabPlan, clock: Clock) -> None:
-    entry = folder(lab) / f"{fault_id}.json"
+    entry = lab.faults / f"{fault_id}.json"
     fault = _read(entry)
     if fault is not None:
         inject.unmake(fault, lab, clock)
@@ -47,7 +43,7 @@ def undo(fault_id: str, lab: LabPlan, clock: Clock) -> None:
 
 
 def active(lab: LabPlan) -> dict[str, Fault]:
-    found = {e.stem: _read(e) for e in sorted(folder(lab).glob("*.json"))}
+    found = {e.stem: _read(e) for e in sorted(lab.faults.glob("*.json"))}
     return {i: f for i, f in found.items() if f is not None}
 
 
@@ -62,7 +58,7 @@ def undo_all(
         except Exception as failed:  # noqa: BLE001 - the others must be undone first
             errors.append(failed)
             continue
-        (folder(lab) / f"{fault_id}.json").unlink(missing_ok=True)
+        (lab.faults / f"{fault_id}.json").unlink(missing_ok=True)
         undone.append(str(fault))
     if errors:
         raise ExceptionGroup("faults that could not be undone", errors)

@@ -8,7 +8,8 @@ nothing but the kernel and reached as real hosts are: by Ansible over ssh.
     layer.py      what all hosts share (the Python environment), kept by a hash of what made it
     host.py       start, kill, freeze a host
     identity.py   certificates, passwords, ssh keys of a stack
+    snapshot.py   the lab as it was made, for `reset`
     provision.py  inventory and variables for Ansible
-    lab.py        up, down, reset, status
+    lab.py        up, reset, down, status
     leftovers.py  what a lab leaves on a machine, found by looking and not by remembering
 """

@@ -9,7 +9,18 @@ from datetime import timedelta
 from pathlib import Path
 
 from infra import sites
-from infra.lab import cgroup, disk, host, identity, layer, leftovers, network, preflight, provision
+from infra.lab import (
+    cgroup,
+    disk,
+    host,
+    identity,
+    layer,
+    leftovers,
+    network,
+    preflight,
+    provision,
+    snapshot,
+)
 from infra.lab.plan import Host, LabPlan, plan
 from infra.objectstore import buckets
 from infra.postgres import patroni, prepare
@@ -54,6 +65,7 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         secrets = identity.ensure(lab, clock)
         layer.ensure(lab, bwrap=bwrap, clock=clock, progress=progress)
         progress.step("making hosts, disks and cables")
+        fresh = not any(h.image.exists() for h in lab.hosts)
         network.up(lab)
         for h in lab.hosts:
             disk.make(h)
@@ -71,11 +83,48 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         progress.step("making roles, databases and buckets")
         prepare.prepare(access)
         buckets.prepare(access, stack)
+        if fresh:
+            progress.step("keeping a snapshot for `lab reset`")
+            snapshot.take(lab, made_from=_made_from(lab))
     return UpResult(
         changed_tasks=played.changed,
         took=timedelta(seconds=clock.monotonic() - started),
         memory_bytes=sum(cgroup.memory_bytes(cgroup.of(h)) for h in lab.hosts),
     )
+
+
+def reset(stack: Stack, *, clock: Clock, progress: Progress) -> timedelta:
+    """Back to what `up` made: no data, no faults, empty vaults. Answers with how long it took.
+
+    Raises Missing when there is nothing to go back to.
+    """
+    lab = plan(stack, state_dir())
+    started = clock.monotonic()
+    with sole(lab.lock, what="zaibei lab"):
+        if reason := snapshot.why_not_usable(lab, made_from=_made_from(lab)):
+            raise Missing(f"cannot reset: {reason}", hint="zaibei lab down && zaibei lab up")
+        progress.step("cutting the power of all hosts")
+        for h in lab.hosts:
+            host.kill(h, clock)
+            disk.detach(h, clock)
+            network.join(h)
+        for entry in lab.faults.glob("*.json"):
+            entry.unlink()  # its fault went with the host
+        progress.step("putting the disks back")
+        snapshot.put_back(lab)
+        progress.step("booting the hosts")
+        bwrap = host.find_bwrap()
+        layer.ensure(lab, bwrap=bwrap, clock=clock, progress=progress)
+        with ThreadPoolExecutor(len(lab.hosts)) as pool:
+            list(pool.map(lambda h: host.start(h, lab, bwrap=bwrap, clock=clock), lab.hosts))
+        progress.step("waiting for a writer, its synchronous standby and the remote site")
+        ready(stack, sites.load(), clock=clock)
+    return timedelta(seconds=clock.monotonic() - started)
+
+
+def _made_from(lab: LabPlan) -> str:
+    _, code = provision.code_archive(lab.root / "code.tar")
+    return f"{layer.digest()} {code}"
 
 
 def ready(stack: Stack, access: sites.StackAccess, *, clock: Clock) -> None:

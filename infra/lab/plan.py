@@ -96,6 +96,11 @@ class LabPlan:
         return self.root / "secrets"
 
     @property
+    def faults(self) -> Path:
+        """Open faults, a file each (infra.faults.journal)."""
+        return self.root / "faults"
+
+    @property
     def lock(self) -> Path:
         return self.root.parent / "lab.lock"
 

@@ -32,7 +32,7 @@ def test_a_fault_at_a_site_without_power_is_refused_and_leaves_no_entry(lab: Lab
 
 
 def test_one_fault_that_cannot_be_undone_does_not_keep_the_others(lab: LabPlan) -> None:
-    folder = journal.folder(lab)
+    folder = lab.faults
     folder.mkdir(parents=True)
     for i, site in enumerate(("nowhere-a", "nowhere-b", "nowhere-c")):
         (folder / f"fault-{i}.json").write_text(

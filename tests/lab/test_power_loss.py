@@ -60,6 +60,17 @@ def test_a_lab_whose_boot_was_killed_is_finished_by_the_next_up(cli: Cli, lab_st
     assert json.loads(again.stdout)["changed_tasks"] == 0, "a repeated up changes nothing"
 
 
+def test_a_reset_brings_back_the_state_of_the_first_up(cli: Cli) -> None:
+    made = cli("data", "load", "--scale", "0.01")
+    assert made.returncode == 0, made.stderr
+
+    reset = cli("lab", "reset", "--json")
+
+    assert reset.returncode == 0, reset.stderr
+    gone = cli("drill", "run", "site-power-loss")
+    assert gone.returncode == 5, "the data of before the reset is still there"
+
+
 def test_faults_are_undone_when_their_drill_is_killed(lab_state: Path, stack: Stack) -> None:
     lab = plan(stack, lab_state)
     victim = cgroup.of(lab.host("site-c"))

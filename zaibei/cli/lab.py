@@ -31,6 +31,20 @@ def up(stack: StackFile = None, *, json: Json = False) -> None:
 
 
 @app.command()
+def reset(stack: StackFile = None, *, json: Json = False) -> None:
+    """Back to what `up` made: no data, no faults, empty vaults."""
+    from infra.lab import lab  # noqa: PLC0415
+    from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
+
+    with progress() as told:
+        took = lab.reset(chosen_stack(stack), clock=SystemClock(), progress=told)
+    if json:
+        emit({"took_s": took})
+    else:
+        talk.print(f"reset in {took.total_seconds():.0f} s")
+
+
+@app.command()
 def down(
     *,
     layers: Annotated[bool, typer.Option(help="also the cached layers")] = False,
