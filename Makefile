@@ -8,7 +8,7 @@ SEED ?= 1
 
 help:
 	@printf '%s\n' 'make setup   .venv/bin/zaibei from the lock' \
-	  'make drill   three sites, a power loss, a verdict with proof (root, Debian 12, ~6 minutes)' \
+	  'make drill   three sites, a power loss, a verdict with proof (root, Debian 12; ~4 minutes after set-up)' \
 	  'make test    everything that guards main (~10 minutes; with root one lab boot is in it)' \
 	  'make check   formatting, lint, types, import contracts' \
 	  'make sim     the seeded simulation: make sim SEED=7' \

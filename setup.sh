@@ -44,15 +44,17 @@ install() {
     mkdir -p /etc/postgresql-common
     printf 'create_main_cluster = false\n' >/etc/postgresql-common/createcluster.conf
   fi
+  log=$(mktemp)
   export DEBIAN_FRONTEND=noninteractive
-  apt-get install -y -qq --no-install-recommends $missing >/tmp/zaibei-apt.log 2>&1 || {
+  apt-get install -y -qq --no-install-recommends $missing >"$log" 2>&1 || {
     apt-get update -qq
-    apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold $missing >/tmp/zaibei-apt.log 2>&1 || {
-      tail -n 20 /tmp/zaibei-apt.log >&2
-      say "hint: apt-get could not install; its log is /tmp/zaibei-apt.log"
+    apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confold $missing >"$log" 2>&1 || {
+      tail -n 20 "$log" >&2
+      say "hint: apt-get could not install; its log is $log"
       exit 5
     }
   }
+  rm -f "$log"
   [ -z "$policy" ] || rm -f "$policy"
 }
 
