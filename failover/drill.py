@@ -31,7 +31,8 @@ from failover.scenario import Scenario
 from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
 from infra.faults import deadman, journal, trace
 from infra.faults.model import Injected
-from infra.lab import cgroup
+from infra.lab import cgroup, preflight
+from infra.lab import lab as lab_of_this_machine
 from infra.lab.plan import LabPlan
 from infra.sites import StackAccess
 from loadtest import run as surge_run
@@ -78,6 +79,7 @@ class Asked:
     seed: int
     prepare: bool
     scale: float = 1.0
+    keep_lab: bool = True  # False: with `prepare`, take the lab down again
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,12 +146,22 @@ class Finished:
     folder: Path
 
 
+def lock() -> Path:
+    """Held while a drill runs, and by whoever changes the lab by hand."""
+    return state_dir() / "drill.lock"
+
+
 def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
     """Raises Busy when one runs, Refused and Missing when the ground does not hold; anything that goes
     wrong after the intent is logged as aborted, and raised.
     """
     objective = asked.scenario.objective(asked.stack)
-    with sole(state_dir() / "drill.lock", what="a drill"):
+    with sole(lock(), what="a drill"), ExitStack() as ending:
+        if asked.prepare:
+            preflight.check(state_dir())  # what cannot even begin leaves nothing to take down
+        if asked.prepare and not asked.keep_lab:
+            # Inside the lock: a drill that was refused must not take the lab of the one that runs.
+            ending.callback(lab_of_this_machine.down, clock=clock, progress=progress)
         lab, access = ground.make_ready(
             asked.stack,
             prepare_all=asked.prepare,

@@ -108,10 +108,13 @@ def test_a_drill_without_data_or_backup_is_refused_with_the_way_out(cli: Cli) ->
 
 def test_a_second_drill_is_refused_while_one_runs(cli: Cli, lab_state: Path) -> None:
     with sole(lab_state / "drill.lock", what="a drill"):
-        second = cli("drill", "run", "site-power-loss")
+        second = cli("drill", "run", "site-power-loss", "--prepare")
+        under_it = cli("lab", "down")
 
-    assert second.returncode == 4
-    assert "a drill is running" in second.stderr
+    for refused in (second, under_it):
+        assert refused.returncode == 4
+        assert "a drill is running" in refused.stderr
+    assert leftovers.find(lab_state), "the lab of the running drill was taken down"
 
 
 def test_an_unknown_scenario_is_answered_with_the_known_ones(cli: Cli) -> None:

@@ -60,7 +60,6 @@ def run(
     """Break it, watch the clients, and say what that was worth."""
     from failover import scenario
     from failover.drill import Asked, drill
-    from infra.lab import lab
     from zaibei.cli.choice import chosen_stack
     from zaibei.reports import drill_report
 
@@ -73,11 +72,7 @@ def run(
     )
     clock = SystemClock()
     with progress() as told:
-        try:
-            finished = drill(asked, clock=clock, progress=told)
-        finally:
-            if prepare and not keep_lab:
-                lab.down(clock=clock, progress=told)
+        finished = drill(asked, clock=clock, progress=told)
         told.step("drawing the report")
         report = drill_report(finished.pack, finished.folder / "report.html", "both")
     result = finished.result | {"evidence_pack": str(finished.pack), "report": str(report)}

@@ -1,6 +1,7 @@
 """`zaibei lab`: three real sites on one machine."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ def up(stack: StackFile = None, *, json: Json = False) -> None:
     from infra.lab import lab  # noqa: PLC0415
     from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
 
-    with progress() as told:
+    with _no_drill(), progress() as told:
         result = lab.up(chosen_stack(stack), clock=SystemClock(), progress=told)
     if json:
         emit(result)
@@ -36,7 +37,7 @@ def reset(stack: StackFile = None, *, json: Json = False) -> None:
     from infra.lab import lab  # noqa: PLC0415
     from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
 
-    with progress() as told:
+    with _no_drill(), progress() as told:
         took = lab.reset(chosen_stack(stack), clock=SystemClock(), progress=told)
     if json:
         emit({"took_s": took})
@@ -53,7 +54,7 @@ def down(
     """Remove every process, mount, link and file of the lab, whatever state it is in."""
     from infra.lab import lab  # noqa: PLC0415
 
-    with progress() as told:
+    with _no_drill(), progress() as told:
         found = lab.down(clock=SystemClock(), progress=told, keep_layers=not layers)
     if json:
         emit({"removed": found})
@@ -95,3 +96,11 @@ def shell(
 
     argv = lab.shell_argv(chosen_stack(stack), site)
     os.execvp(argv[0], [*argv, *(command or [])])  # noqa: S606
+
+
+def _no_drill() -> AbstractContextManager[None]:
+    """Nobody changes the lab under a running drill. A drill that died holds nothing."""
+    from failover.drill import lock  # noqa: PLC0415
+    from zaibei.kernel.state import sole  # noqa: PLC0415
+
+    return sole(lock(), what="zaibei lab")
