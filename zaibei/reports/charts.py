@@ -28,6 +28,10 @@ class Axis:
         return LEFT + (t_s - self.start_s) / (self.end_s - self.start_s) * (WIDTH - LEFT - RIGHT)
 
 
+# Two rows of marks, then the legend, then the first panel.
+_TOP, _HEIGHT = 64.0, 190.0
+
+
 def timeline(marks: Marks) -> Markup | None:
     """Throughput, latency and surge over one axis; None when there is no usable series."""
     facts = marks.facts
@@ -38,7 +42,7 @@ def timeline(marks: Marks) -> Markup | None:
         return None
     axis = Axis(start_s=start, end_s=start + bins * bin_s)
     parts = [_phases(marks, axis)]
-    top, height = 46.0, 190.0
+    top, height = _TOP, _HEIGHT
     parts.append(_stack(marks, axis, bin_s, top, height, ok, fail, info))
     panels = [(top, height)]
     top += height + 58
@@ -180,8 +184,8 @@ def _phases(marks: Marks, axis: Axis) -> Markup:
     for n, (_, took) in enumerate(phases(marks.facts.get("phases_s"))):
         x0, x1 = axis.x(at), axis.x(min(at + took, axis.end_s))
         out.append(
-            Markup('<rect x="{:.1f}" y="46" width="{:.1f}" height="190" fill="{}"/>').format(
-                x0, max(x1 - x0, 0.0), _PHASE_TINTS[n % 2]
+            Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" fill="{}"/>').format(
+                x0, _TOP, max(x1 - x0, 0.0), _HEIGHT, _PHASE_TINTS[n % 2]
             )
         )
         at += took
