@@ -65,7 +65,7 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         secrets = identity.ensure(lab, clock)
         layer.ensure(lab, bwrap=bwrap, clock=clock, progress=progress)
         progress.step("making hosts, disks and cables")
-        fresh = not any(h.image.exists() for h in lab.hosts)
+        finished = lab.root / "finished"  # an up came to its end here before
         network.up(lab)
         for h in lab.hosts:
             disk.make(h)
@@ -83,9 +83,10 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         progress.step("making roles, databases and buckets")
         prepare.prepare(access)
         buckets.prepare(access, stack)
-        if fresh:
+        if not finished.exists():
             progress.step("keeping a snapshot for `lab reset`")
             snapshot.take(lab, made_from=_made_from(lab))
+            write_atomic(finished, "")
     return UpResult(
         changed_tasks=played.changed,
         took=timedelta(seconds=clock.monotonic() - started),
