@@ -1,6 +1,7 @@
 """One lab for all tests of this folder. It boots once, is killed in the middle of booting, and goes on."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,12 +27,20 @@ def lab_state() -> Iterator[Path]:
     before = os.environ.get("ZAIBEI_STATE")
     os.environ["ZAIBEI_STATE"] = str(STATE)
     STATE.mkdir(parents=True, exist_ok=True)
+    _wipe()  # a run that was killed left its disks
     yield STATE
-    leftovers.remove(STATE, SystemClock())
+    _wipe()
     if before is None:
         del os.environ["ZAIBEI_STATE"]
     else:
         os.environ["ZAIBEI_STATE"] = before
+
+
+def _wipe() -> None:
+    leftovers.remove(STATE, SystemClock())
+    for entry in STATE.iterdir():
+        if entry.name != "layers":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 @pytest.fixture
