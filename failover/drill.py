@@ -78,8 +78,8 @@ class Asked:
     scenario: Scenario
     seed: int
     prepare: bool
+    keep_lab: bool  # False: with `prepare`, take the lab down again
     scale: float = 1.0
-    keep_lab: bool = True  # False: with `prepare`, take the lab down again
 
 
 @dataclass(slots=True, kw_only=True)

@@ -69,6 +69,7 @@ def run(
         seed=seed,
         prepare=prepare,
         scale=scale,
+        keep_lab=keep_lab,
     )
     clock = SystemClock()
     with progress() as told:
