@@ -2,13 +2,12 @@
 `prepare` what can be made good is made good, and the rest is refused with what to do.
 """
 
-import json
 import random
 from datetime import datetime, timedelta
 
 import psycopg
 
-from backup import vaults
+from backup import status, vaults
 from backup.repository import Repository
 from infra import sites
 from infra.data.load import load as load_data
@@ -26,7 +25,6 @@ from zaibei.kernel.state import state_dir
 
 DATA_SEED = 1
 OBJECTS = "citizen-objects"  # the bucket that the drill's clients write to
-BACKUP_STATUS = "backup/status.json"
 
 
 def site_of(stack: Stack, role: Role) -> str:
@@ -108,16 +106,16 @@ def people(access: sites.StackAccess) -> int | None:
 
 def why_no_recent_backup(stack: Stack, *, now: datetime) -> str | None:
     """Of each vault that a database's policy names: its last complete backup, against `max_age`."""
-    try:
-        status = json.loads((state_dir() / BACKUP_STATUS).read_text())
-    except FileNotFoundError:
+    held = status.read()["vaults"]
+    if not held:
         return "no backup was ever taken"
     limit = min((d.backup.max_age for d in stack.databases), default=timedelta(hours=1))
     for site in sorted({v for d in stack.databases for v in d.backup.vaults}):
-        entry = next((e for n, e in status.get("vaults", {}).items() if site in n), None)
-        if entry is None or not entry.get("last_success_at"):
+        entries = [e for name, e in held.items() if name.partition("/")[0] == site]
+        last = next((e["postgres"]["last_success"] for e in entries if e.get("postgres")), None)
+        if last is None:
             return f"the vault of {site} has none"
-        age = now - datetime.fromisoformat(entry["last_success_at"])
+        age = now - datetime.fromisoformat(last)
         if age > limit:
             return (
                 f"the newest in the vault of {site} is {age.total_seconds() / 60:.0f} minutes old"
