@@ -25,7 +25,6 @@ MAY_BE_LONG: dict[str, str] = {
     "infra/data/world.py": "a stanza a table; it grows with the tables and not in depth",
     "infra/objectstore/admission.py": "a function a question; it grows with the questions and not in depth",
     "infra/objectstore/s3.py": "one implementation of one contract",
-    "zaibei/cli/backup.py": "eight commands and what they print; `rehearse` would go first",
 }
 
 _TIME = {

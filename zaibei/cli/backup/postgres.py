@@ -1,0 +1,117 @@
+"""`backup rehearse` and `backup wal`: the database in a clean room, and its log."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zaibei.cli.backup.shared import (
+    CLOCK,
+    Json,
+    Password,
+    Repo,
+    Which,
+    app,
+    opened,
+    say,
+    told,
+)
+from zaibei.cli.console import progress
+
+
+@app.command()
+def rehearse(
+    snapshot: Which = "latest",
+    to: Annotated[str, typer.Option(help="latest, time=…, lsn=… or name=…")] = "latest",
+    workdir: Annotated[Path, typer.Option(help="Room for the whole database.")] = Path("/var/tmp"),
+    amcheck: Annotated[bool, typer.Option(help="Read every table and index too.")] = False,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Restore a PostgreSQL snapshot into a clean room, recover, start it, count, and wipe it.
+
+    Every user database is counted and checksummed; the time is from nothing to answering queries."""
+    with told(), progress() as bar:
+        from backup import room as rooms  # noqa: PLC0415
+        from backup import status  # noqa: PLC0415
+        from backup.compare import databases, table_facts  # noqa: PLC0415
+        from backup.job import latest  # noqa: PLC0415
+
+        all_opened = opened(repo, password_file)
+        chosen, one = (
+            latest(all_opened, kind="postgres")
+            if snapshot == "latest"
+            else (all_opened[0], all_opened[0].find(snapshot))
+        )
+        with rooms.restored(
+            chosen,
+            one,
+            target=rooms.Target.parse(to),
+            workdir=workdir,
+            clock=CLOCK,
+            progress=bar,
+            amcheck=amcheck,
+        ) as room:
+            bar.step("counting rows")
+            tables = {d: table_facts(room.dsn(d)) for d in databases(room.dsn())}
+        sound = all(c.passed for c in room.checks)
+        if sound:
+            status.restore_verified(
+                chosen.name,
+                sequence=one.sequence,
+                at=CLOCK.now(),
+                took_s=room.took.total_seconds(),
+            )
+    say(
+        json,
+        {
+            "repository": chosen.name,
+            "snapshot": one.sequence,
+            "target": to,
+            "took_s": room.took,
+            "phases_s": room.phases,
+            "recovered_lsn": room.recovered_lsn,
+            "checks": room.checks,
+            "databases": tables,
+        },
+        [
+            (
+                f"snapshot {one.sequence} of {chosen.name} answered after"
+                f" {room.took.total_seconds():.1f} s, recovered to {room.recovered_lsn}"
+            ),
+            *(f"{c.name}: {'passed' if c.passed else 'FAILED'}: {c.detail}" for c in room.checks),
+            *(f"{d}.{t}: {f.rows} rows" for d, all_ in tables.items() for t, f in all_.items()),
+        ],
+    )
+    raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def wal(
+    postgres: Annotated[str | None, typer.Option(help="conninfo of the writer.")] = None,
+    spool: Annotated[Path | None, typer.Option(help="A directory on a durable disk.")] = None,
+    repo: Repo = None,
+    password_file: Password = None,
+) -> None:
+    """Archive WAL until ended (SIGTERM or Ctrl-C). Its lag is in the status file."""
+    with told():
+        import signal  # noqa: PLC0415
+        import threading  # noqa: PLC0415
+
+        from backup import status, vaults  # noqa: PLC0415
+        from backup.receiver import WalArchiver  # noqa: PLC0415
+        from zaibei.kernel.state import state_dir  # noqa: PLC0415
+
+        conninfo, secret = (postgres, None) if postgres else vaults.writer_doors()
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        with WalArchiver(
+            conninfo=conninfo,
+            password=secret,
+            repositories=opened(repo, password_file),
+            spool=spool or state_dir() / "backup" / "spool",
+            clock=CLOCK,
+        ) as archiver:
+            archiver.run(stop, told=lambda now: status.wal(now, at=CLOCK.now()))

@@ -1,0 +1,103 @@
+"""`backup init` and `backup run`: into every repository at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zaibei.cli.backup.shared import (
+    CLOCK,
+    Json,
+    Password,
+    Repo,
+    Suite,
+    app,
+    places,
+    reachable,
+    repository_told,
+    say,
+    standby,
+    told,
+)
+from zaibei.cli.console import progress
+from zaibei.kernel.errors import Usage
+
+
+@app.command()
+def init(
+    repo: Repo = None,
+    password_file: Password = None,
+    suite: Suite = Suite.INTL,
+    json: Json = False,
+) -> None:
+    """Make a repository; without --repo one in each vault of the stack."""
+    with told():
+        from backup.repository import create_repository  # noqa: PLC0415
+
+        made = [
+            create_repository(store, secret, clock=CLOCK, suite_name=suite.value)
+            for store, secret in places(repo, password_file, make=True)
+        ]
+        say(
+            json,
+            {"repositories": [repository_told(r) for r in made]},
+            [f"made {r.name}" for r in made],
+        )
+
+
+@app.command()
+def run(
+    files: Annotated[
+        list[Path] | None, typer.Option(help="A file or directory; repeatable.")
+    ] = None,
+    postgres: Annotated[str | None, typer.Option(help="libpq conninfo, without password.")] = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    label: str = "",
+    retain: Annotated[str | None, typer.Option(help="Lock what is written: 30d.")] = None,
+    json: Json = False,
+) -> None:
+    """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
+
+    Without --files and --postgres: the stack's databases, from a standby."""
+    with told(), progress() as bar:
+        from backup import job  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        if files and postgres:
+            raise Usage("one source a run", hint="--files or --postgres")
+        kept = duration(retain) if retain else None
+        repos, lost = reachable(repo, password_file, make=repo is None)
+        if files:
+            done = job.run_files(files, repos, CLOCK, None, bar, label=label, retain=kept)
+        else:
+            conninfo, secret = (postgres, None) if postgres else standby()
+            done = job.run_postgres(
+                conninfo, secret, repos, CLOCK, None, bar, label=label or "zaibei", retain=kept
+            )
+    complete = done.complete and not lost
+    problems = [*lost, *done.problems]
+    made = [o for o in done.outcomes if o.snapshot is not None]
+    say(
+        json,
+        {
+            "complete": complete,
+            "took_s": done.took,
+            "problems": problems,
+            "vaults": [
+                {
+                    "vault": o.vault,
+                    "snapshot": o.snapshot.sequence if o.snapshot else None,
+                    "size_bytes": o.snapshot.content.size_bytes if o.snapshot else None,
+                    "stored_bytes": o.written.stored_bytes if o.written else None,
+                    "error": o.error,
+                }
+                for o in done.outcomes
+            ],
+        },
+        [
+            *(f"{o.vault}: snapshot {o.snapshot.sequence}" for o in made if o.snapshot),
+            *(f"INCOMPLETE: {p}" for p in problems),
+        ],
+    )
+    raise typer.Exit(0 if complete else 1)

@@ -1,0 +1,147 @@
+"""What the commands of `zaibei backup` share: options, the contract of exit codes, and how repositories open."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zaibei.cli.console import complain, emit, talk
+from zaibei.kernel.clock import SystemClock
+from zaibei.kernel.errors import Usage, ZaibeiError
+
+if TYPE_CHECKING:
+    from backup.repository import Repository
+    from backup.snapshot import Snapshot
+
+app = typer.Typer(no_args_is_help=True, help="Encrypted backups, proven by restoring.")
+CLOCK = SystemClock()
+
+
+class Level(StrEnum):
+    STRUCTURE = "structure"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
+class Suite(StrEnum):
+    INTL = "intl"
+    SM = "sm"
+
+
+Repo = Annotated[
+    list[str] | None,
+    typer.Option("--repo", help="file:///DIR or s3+https://HOST/BUCKET/PREFIX; repeatable."),
+]
+Password = Annotated[
+    Path | None,
+    typer.Option("--password-file", help="Its first line opens the repository."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Which = Annotated[str, typer.Argument(help="A number from `list`, or latest.")]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """The contract of this group: 2 for a wrong request, 1 for everything else that is not true."""
+    try:
+        yield
+    except ZaibeiError as bad:
+        complain(bad)
+        sys.exit(2 if isinstance(bad, Usage) else 1)
+
+
+def places(
+    urls: list[str] | None, password_file: Path | None, *, make: bool
+) -> list[tuple[Any, str]]:
+    """Stores and the passphrase that is theirs."""
+    from backup import vaults  # noqa: PLC0415
+
+    if urls:
+        if password_file is None:
+            raise Usage("no --password-file", hint="its first line is the passphrase")
+        secret = vaults.passphrase(password_file)
+        return [(vaults.open_url(u), secret) for u in urls]
+    stores = vaults.stack_stores()
+    if password_file is None and make:
+        secret, new = vaults.make_passphrase()
+        if new:
+            talk.print(f"[bold red]ESCROW:[/] {vaults.escrow_note()}")
+    else:
+        secret = vaults.passphrase(password_file)
+    return [(s, secret) for s in stores]
+
+
+def opened(urls: list[str] | None, password_file: Path | None) -> "list[Repository]":
+    from backup.repository import open_repository  # noqa: PLC0415
+
+    return [
+        open_repository(store, secret, clock=CLOCK)
+        for store, secret in places(urls, password_file, make=False)
+    ]
+
+
+def reachable(
+    urls: list[str] | None, password_file: Path | None, *, make: bool
+) -> "tuple[list[Repository], list[str]]":
+    """The repositories that open, and why the others do not: one dead vault stops no backup."""
+    from backup.repository import open_repository  # noqa: PLC0415
+    from backup.vaults import ensure  # noqa: PLC0415
+
+    able, lost = [], []
+    found = places(urls, password_file, make=make)
+    for store, secret in found:
+        try:
+            able.append((ensure if make else open_repository)(store, secret, clock=CLOCK))
+        except Usage:
+            raise
+        except ZaibeiError as bad:
+            lost.append(f"{store.name}: {bad.message}")
+            why = bad
+    if not able:
+        raise why
+    return able, lost
+
+
+def standby() -> tuple[str, str]:
+    """Any reader of the stack, as the role that may copy and not write."""
+    from backup.vaults import standby  # noqa: PLC0415
+
+    return standby()
+
+
+def repository_told(repo: "Repository") -> dict[str, Any]:
+    return {
+        "repository": repo.name,
+        "id": repo.config.repository.hex(),
+        "suite": repo.config.suite,
+        "signer": repo.config.signer.hex(),
+    }
+
+
+def snapshot_told(one: "Snapshot") -> dict[str, Any]:
+    c = one.content
+    return {
+        "sequence": one.sequence,
+        "kind": c.kind,
+        "label": c.label,
+        "host": c.host,
+        "started": c.started,
+        "finished": c.finished,
+        "size_bytes": c.size_bytes,
+        "entries_count": c.entries,
+        "complete": c.complete,
+        "problems": list(c.problems),
+        "digest": one.digest,
+    }
+
+
+def say(json: bool, value: dict[str, Any], lines: list[str]) -> None:
+    if json:
+        emit(value)
+    else:
+        for line in lines:
+            print(line)
