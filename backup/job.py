@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from backup import heads, status
+from backup import heads, immutability, status
 from backup.fanout import Outcome
 from backup.files import backup_files
 from backup.postgres import Wal, backup_postgres
@@ -14,7 +14,7 @@ from backup.repository import Repository
 from backup.snapshot import Snapshot
 from backup.writer import Writer
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
 
 
@@ -47,6 +47,7 @@ def run_files(
     *,
     label: str = "",
     retain: timedelta | None = None,
+    retain_max: timedelta = immutability.RETAIN_MAX,
 ) -> Run:
     return _run(
         "files",
@@ -54,7 +55,9 @@ def run_files(
         lambda writers: backup_files(paths, writers, clock=clock, progress=progress, label=label),
         clock=clock,
         rng=rng,
+        progress=progress,
         retain=retain,
+        retain_max=retain_max,
     )
 
 
@@ -69,6 +72,7 @@ def run_postgres(
     label: str = "zaibei",
     with_wal: Wal = Wal.FETCH,
     retain: timedelta | None = None,
+    retain_max: timedelta = immutability.RETAIN_MAX,
 ) -> Run:
     """`rng` None: placement by the system's randomness, as it should be outside tests."""
     return _run(
@@ -85,7 +89,9 @@ def run_postgres(
         ),
         clock=clock,
         rng=rng,
+        progress=progress,
         retain=retain,
+        retain_max=retain_max,
     )
 
 
@@ -111,16 +117,26 @@ def _run(
     *,
     clock: Clock,
     rng: random.Random | None,
+    progress: Progress,
     retain: timedelta | None,
+    retain_max: timedelta,
 ) -> Run:
     begun = clock.monotonic()
-    until = None if retain is None else clock.now() + retain
     writers: list[Writer] = []
     lost: list[Outcome] = []
     for repo in repos:
         try:
             heads.check(repo, repo.sequences())
-            writers.append(Writer(repo, retain_until=until, rng=rng))
+            lock = (
+                None
+                if retain is None
+                else immutability.lock(repo.store, retain, clock=clock, longest=retain_max)
+            )
+            if lock is not None and lock.warning:
+                progress.note(f"{repo.name}: {lock.warning}")
+            writers.append(Writer(repo, lock=lock, rng=rng))
+        except Usage:
+            raise
         except ZaibeiError as bad:
             # One vault down must not keep the backup from the other.
             lost.append(Outcome(vault=repo.name, snapshot=None, written=None, error=str(bad)))

@@ -102,13 +102,16 @@ class Repository:
                 return one
         raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
 
-    def catalogue(self) -> Catalogue:
-        """Every index segment, read now. The caller closes it."""
+    def catalogue(self, *, named: dict[str, tuple[str, ...]] | None = None) -> Catalogue:
+        """Every index segment, read now. The caller closes it. `named` is told which packs each names."""
         held = Catalogue()
         for stat in self.listed("index/"):
             name = stat.key.removeprefix("index/")
-            for pack in decode_segment(self.keys, name, self.read(stat.key)):
+            packs = decode_segment(self.keys, name, self.read(stat.key))
+            for pack in packs:
                 held.add(pack.name, pack.size_bytes, pack.entries)
+            if named is not None:
+                named[name] = tuple(p.name for p in packs)
         return held
 
     def rebuilt_catalogue(self) -> Catalogue:
@@ -139,11 +142,30 @@ class Repository:
             )
 
     def won(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> bool:
-        """`create`, where losing to another writer is an answer: False."""
+        """`create`, where losing to another writer is an answer: False.
+
+        The store is asked again whether it has what it acknowledged, while the bytes are still at hand:
+        an index segment over a lost pack would make every later run rely on it.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                retry(self.clock, lambda: self.store.create(key, data, retain_until=retain_until))
+            except AlreadyThere:
+                return self.read(key) == data
+            if self._kept(key, len(data)):
+                return True
+        raise Damage(
+            f"{self.name}: {key} was acknowledged {ATTEMPTS} times and is not there",
+            hint="this store loses what it acknowledges: do not use it as a vault",
+        )
+
+    def _kept(self, key: str, size_bytes: int) -> bool:
         try:
-            retry(self.clock, lambda: self.store.create(key, data, retain_until=retain_until))
-        except AlreadyThere:
-            return self.read(key) == data
+            found = retry(self.clock, lambda: self.store.stat(key))
+        except NotThere:
+            return False
+        if found.size_bytes != size_bytes:
+            raise Damage(f"{self.name}: {key} has {found.size_bytes} of {size_bytes} bytes")
         return True
 
 

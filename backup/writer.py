@@ -8,15 +8,15 @@ import random
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Final
 
-from backup import snapshot
+from backup import immutability, snapshot
 from backup.blob import Chunk, Kind
+from backup.immutability import Lock
 from backup.index import SEGMENT_PACKS, Held, encode_segment
 from backup.pack import PACK_BYTES, Builder, key_of
-from backup.repository import CONFIG, Repository
+from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
 from zaibei.kernel.errors import Busy
 
@@ -42,21 +42,23 @@ class Writer:
         self,
         repository: Repository,
         *,
-        retain_until: datetime | None = None,
+        lock: Lock | None = None,
         rng: random.Random | None = None,
         pack_bytes: int = PACK_BYTES,
     ) -> None:
         self.repository = repository
-        self._retain = retain_until
+        self._lock_asked = lock
+        self._retain = lock.until if lock else None
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
-        self._catalogue = repository.catalogue()
+        self._named: dict[str, tuple[str, ...]] = {}  # index segment -> the packs it names
+        self._catalogue = repository.catalogue(named=self._named)
         self._lock = threading.Lock()
         self._data = [Builder(Kind.DATA) for _ in range(_OPEN_PACKS)]
         self._tree = Builder(Kind.TREE)
         self._unindexed: list[Held] = []
-        self._reused: set[str] = set()
+        self._reused: dict[str, int] = {}  # packs of earlier runs that this one relies on: size
         self._new = self._known = self._packs = self._stored = 0
 
     def put(self, chunk: Chunk, kind: Kind) -> bytes:
@@ -66,7 +68,7 @@ class Writer:
         if places := self._catalogue.places(id_):
             with self._lock:
                 self._known += 1
-                self._reused.add(places[0].pack)
+                self._reused[places[0].pack] = places[0].pack_bytes
             return id_
         if not self._catalogue.claim(id_):
             with self._lock:
@@ -100,8 +102,11 @@ class Writer:
         self._data, self._tree = [Builder(Kind.DATA) for _ in self._data], Builder(Kind.TREE)
         self._index(self._unindexed)
         self._unindexed = []
+        needed: dict[str, int | None] = {key_of(p): size for p, size in self._reused.items()}
         if self._retain is not None:
-            self._extend(self._retain)
+            segments = immutability.segments_of(self._named, self._reused)
+            needed |= {f"index/{s}": None for s in segments}
+        immutability.confirm(self.repository, needed, end=self._retain)
         return Written(
             blobs_new=self._new,
             blobs_known=self._known,
@@ -112,6 +117,9 @@ class Writer:
     def commit(self, content: Content) -> Snapshot:
         """The one write that makes the backup exist."""
         repo = self.repository
+        if (lock := self._lock_asked) is not None:
+            told = lock.as_fact()
+            content = replace(content, facts={**content.facts, "lock": told})
         for _ in range(_COMMIT_ATTEMPTS):
             head = repo.head()
             sequence = head.sequence + 1 if head else snapshot.FIRST
@@ -144,12 +152,3 @@ class Writer:
             self.repository.create(f"index/{name}", sealed, retain_until=self._retain)
             with self._lock:
                 self._stored += len(sealed)
-
-    def _extend(self, until: datetime) -> None:
-        """What older runs wrote and this one relies on must live as long as this one."""
-        store = self.repository.store
-        listed = [s.key for prefix in ("keys/", "index/") for s in self.repository.listed(prefix)]
-        for key in (CONFIG, *listed, *(key_of(p) for p in sorted(self._reused))):
-            held = store.stat(key).retain_until
-            if held is None or held < until:
-                store.retain(key, until=until)

@@ -61,6 +61,9 @@ class ObjectStore(Protocol):
     def name(self) -> str:
         """For people: `site-b/zaibei-vault`."""
 
+    def now(self) -> datetime:
+        """The store's own clock: what retention ends by. To the second."""
+
     def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
         """Write a new key; return its version id. Raises AlreadyThere, never overwrites.
 

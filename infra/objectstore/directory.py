@@ -29,6 +29,17 @@ class DirectoryStore:
     def name(self) -> str:
         return self._root.absolute().as_uri()
 
+    def now(self) -> datetime:
+        """Of the file system, which may be another machine's."""
+        with _told(self.name):
+            self._make_directories(self._root)
+            temporary = self._root / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                temporary.touch(mode=0o600)
+                return datetime.fromtimestamp(temporary.stat().st_mtime, UTC)
+            finally:
+                temporary.unlink(missing_ok=True)
+
     def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
         if retain_until is not None:
             self._no_lock()

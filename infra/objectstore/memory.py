@@ -41,6 +41,11 @@ class MemoryStore:
     _made: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
+    def now(self) -> datetime:
+        with self._call("now", "") as fault:
+            fault.after()
+            return self.clock.now()
+
     def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
         with self._call("create", key) as fault, self._lock:
             if self._current(key) is not None:

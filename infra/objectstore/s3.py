@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -157,6 +157,15 @@ class S3Store:
     @property
     def name(self) -> str:
         return self._name
+
+    def now(self) -> datetime:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415
+
+        head = self._ask("its clock", lambda: self._s3.head_bucket(Bucket=self._bucket))
+        told = head["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if told is None:
+            raise Refused(f"{self.name}: the store does not tell its time: no lock can be dated")
+        return parsedate_to_datetime(told).astimezone(UTC)
 
     def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
         request: PutObjectRequestTypeDef = {

@@ -136,6 +136,14 @@ def test_a_removed_key_is_not_listed(store: ObjectStore) -> None:
     assert [s.key for s in store.list()] == ["b"]
 
 
+def test_a_store_tells_its_own_time_and_dates_objects_by_it(store: ObjectStore) -> None:
+    before = store.now()
+    store.create("k", b"x")
+
+    assert before.utcoffset() == timedelta(0)
+    assert abs(store.stat("k").modified - before) < timedelta(seconds=30)
+
+
 # What only a store with versions and locks can do.
 
 

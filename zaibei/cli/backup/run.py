@@ -54,7 +54,10 @@ def run(
     repo: Repo = None,
     password_file: Password = None,
     label: str = "",
-    retain: Annotated[str | None, typer.Option(help="Lock what is written: 30d.")] = None,
+    retain: Annotated[str | None, typer.Option(help="Lock what the snapshot needs: 30d.")] = None,
+    retain_max: Annotated[
+        str, typer.Option(help="Refuse a longer --retain: nobody can shorten it later.")
+    ] = "400d",
     json: Json = False,
 ) -> None:
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
@@ -66,14 +69,24 @@ def run(
 
         if files and postgres:
             raise Usage("one source a run", hint="--files or --postgres")
-        kept = duration(retain) if retain else None
+        kept, longest = duration(retain) if retain else None, duration(retain_max)
         repos, lost = reachable(repo, password_file, make=repo is None)
         if files:
-            done = job.run_files(files, repos, CLOCK, None, bar, label=label, retain=kept)
+            done = job.run_files(
+                files, repos, CLOCK, None, bar, label=label, retain=kept, retain_max=longest
+            )
         else:
             conninfo, secret = (postgres, None) if postgres else standby()
             done = job.run_postgres(
-                conninfo, secret, repos, CLOCK, None, bar, label=label or "zaibei", retain=kept
+                conninfo,
+                secret,
+                repos,
+                CLOCK,
+                None,
+                bar,
+                label=label or "zaibei",
+                retain=kept,
+                retain_max=longest,
             )
     complete = done.complete and not lost
     problems = [*lost, *done.problems]
