@@ -13,9 +13,10 @@ from typing import Final, TypeVar
 
 import tenacity
 
+from backup import forgotten, signed, snapshot
 from backup import keys as keying
-from backup import signed, snapshot
 from backup.errors import NewerFormat, NotARepository, WrongKey
+from backup.forgotten import Forgotten, Link
 from backup.index import Catalogue, decode_segment
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of, read_trailer
@@ -62,41 +63,63 @@ class Repository:
         """All at once: for prefixes whose count is bounded by runs, not by data."""
         return retry(self.clock, lambda: list(self.store.list(prefix)))
 
+    def forgotten(self) -> dict[int, Forgotten]:
+        """What the signed statements take out of the repository, by sequence."""
+        return forgotten.in_force(
+            (
+                forgotten.decode(
+                    self.keys, self.read(stat.key), number=forgotten.number_of(stat.key)
+                ),
+                stat.modified,
+            )
+            for stat in self.listed(forgotten.PREFIX)
+        )
+
     def sequences(self) -> list[int]:
-        return [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        """Those that are there and not forgotten."""
+        # Before the statements: an object is removed long after its statement, so a hole seen here is
+        # explained there.
+        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        gone = self.forgotten()
+        return [s for s in present if s not in gone]
 
     def snapshots(self) -> list[Snapshot]:
-        """All of them, oldest first, each link of the chain checked."""
-        chain: list[Snapshot] = []
-        for expected, sequence in enumerate(self.sequences(), start=snapshot.FIRST):
-            if sequence != expected:
-                raise Damage(
-                    f"{self.name}: snapshot {expected} is missing from the chain",
-                    hint="the vault lost or withholds it: compare with the other vault",
-                )
-            one = self.snapshot(sequence)
-            if one.previous != (chain[-1].digest if chain else None):
-                raise Damage(f"{self.name}: snapshot {sequence} does not follow the one before it")
-            chain.append(one)
-        return chain
+        """All that are not forgotten, oldest first, each link of the chain checked. A hole is damage unless
+        a statement explains it."""
+        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        gone = self.forgotten()
+        held = {s: self.snapshot(s) for s in present if s not in gone}
+        links = {s: f.link for s, f in gone.items()} | {s: o.link for s, o in held.items()}
+        forgotten.check_chain([links[s] for s in sorted(links)], name=self.name)
+        return [held[s] for s in sorted(held)]
 
     def snapshot(self, sequence: int) -> Snapshot:
         return snapshot.decode(self.keys, self.read(snapshot.key_of(sequence)), sequence=sequence)
 
-    def head(self) -> Snapshot | None:
-        """The newest. Reads one object."""
-        sequences = self.sequences()
-        return self.snapshot(sequences[-1]) if sequences else None
+    def tip(self) -> Link | None:
+        """The end of the chain, forgotten or not: what the next snapshot follows. Reads one snapshot."""
+        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        gone = self.forgotten()
+        newest = max((*present, *gone), default=None)
+        if newest is None:
+            return None
+        link = gone[newest].link if newest in gone else self.snapshot(newest).link
+        if link.digest is None:
+            raise Damage(
+                f"{self.name}: nobody knows what snapshot {newest} was", hint="backup repair"
+            )
+        return link
 
     def find(self, which: str, *, kind: str | None = None) -> Snapshot:
         """`latest` or a number. The newest may be incomplete: its content says so."""
+        sequences = self.sequences()
         if which != "latest":
-            if not which.isdecimal() or int(which) not in self.sequences():
+            if not which.isdecimal() or int(which) not in sequences:
                 raise Usage(
                     f"{self.name}: no snapshot {which!r}", hint="zaibei backup list shows them"
                 )
             return self.snapshot(int(which))
-        for sequence in reversed(self.sequences()):
+        for sequence in reversed(sequences):
             one = self.snapshot(sequence)
             if kind in (None, one.content.kind):
                 return one

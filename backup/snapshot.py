@@ -16,6 +16,7 @@ import rfc8785
 
 from backup import signed
 from backup.errors import NewerFormat
+from backup.forgotten import Link
 from backup.keys import Keyring
 from backup.seal import Kind, open_whole, seal_whole
 from backup.suite import ID_BYTES
@@ -53,6 +54,10 @@ class Snapshot:
     @property
     def key(self) -> str:
         return key_of(self.sequence)
+
+    @property
+    def link(self) -> Link:
+        return Link(sequence=self.sequence, digest=self.digest, previous=self.previous)
 
 
 def key_of(sequence: int) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from backup import heads, snapshot, wal
+from backup import forgotten, heads, snapshot, wal
+from backup.forgotten import Link, check_chain
 from backup.index import Catalogue, decode_segment
 from backup.pack import check_whole
 from backup.reader import Reader
@@ -21,7 +22,17 @@ from zaibei.kernel.progress import Progress
 
 SAMPLE: Final = 0.1
 FINDINGS_MAX: Final = 1000
-_PREFIXES = (CONFIG, "keys/", "packs/", "index/", snapshot.PREFIX, wal.PREFIX)
+_PREFIXES = (
+    CONFIG,
+    "keys/",
+    "packs/",
+    "index/",
+    snapshot.PREFIX,
+    forgotten.PREFIX,
+    "marks/",
+    "runs/",
+    wal.PREFIX,
+)
 
 
 class Level(StrEnum):
@@ -106,22 +117,19 @@ def _recipients(repo: Repository, out: Report) -> None:
 def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     """The snapshots that can be read; holes, false links and a lost end are damage."""
     chain: list[Snapshot] = []
-    last: tuple[int, str] | None = None
     sequences: list[int] = []
+    links: dict[int, Link] = {}
     with out.collecting():
         sequences = repo.sequences()
+        links = {s: f.link for s, f in repo.forgotten().items()}
         heads.check(repo, sequences)
     for sequence in sequences:
         with out.collecting():
             one = repo.snapshot(sequence)
             chain.append(one)
-            expected = last[0] + 1 if last else snapshot.FIRST
-            wanted = last[1] if last else None
-            last = (sequence, one.digest)
-            if sequence != expected:
-                raise Damage(f"{repo.name}: snapshots {expected} to {sequence - 1} are missing")
-            if one.previous != wanted:
-                raise Damage(f"{repo.name}: snapshot {sequence} does not follow {sequence - 1}")
+            links[sequence] = one.link
+    with out.collecting():
+        check_chain([links[s] for s in sorted(links)], name=repo.name)
     out.snapshots = len(chain)
     return chain
 

@@ -121,10 +121,10 @@ class Writer:
             told = lock.as_fact()
             content = replace(content, facts={**content.facts, "lock": told})
         for _ in range(_COMMIT_ATTEMPTS):
-            head = repo.head()
-            sequence = head.sequence + 1 if head else snapshot.FIRST
+            tip = repo.tip()
+            sequence = tip.sequence + 1 if tip else snapshot.FIRST
             data = snapshot.encode(
-                repo.keys, content, sequence=sequence, previous=head.digest if head else None
+                repo.keys, content, sequence=sequence, previous=tip.digest if tip else None
             )
             if repo.won(snapshot.key_of(sequence), data, retain_until=self._retain):
                 return snapshot.decode(repo.keys, data, sequence=sequence)

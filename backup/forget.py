@@ -1,0 +1,84 @@
+"""Take snapshots out of a repository: by policy or by number. Writes one signed statement and deletes nothing;
+the garbage collection removes, later, what only they needed."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from backup import forgotten, retention, snapshot, status
+from backup.forgotten import Link, Statement
+from backup.repository import Repository
+from backup.retention import Decision, Entry, Policy
+from zaibei.kernel.errors import Busy, Refused, Usage
+
+_ATTEMPTS: Final = 16
+BY_POLICY: Final = "policy"
+
+
+def decide(repo: Repository, policy: Policy) -> tuple[Decision, ...]:
+    """Reads only."""
+    return retention.plan(entries(repo), policy)
+
+
+def entries(repo: Repository) -> list[Entry]:
+    taken_in = {snapshot.sequence_of(s.key): s.modified for s in repo.listed(snapshot.PREFIX)}
+    proven = proven_to_restore(repo)
+    return [
+        retention.entry_of(one, modified=taken_in[one.sequence], verified=one.sequence in proven)
+        for one in repo.snapshots()
+        if one.sequence in taken_in  # committed while we looked: the next run's business
+    ]
+
+
+def proven_to_restore(repo: Repository) -> frozenset[int]:
+    """Snapshots that were restored and read back, as this machine remembers."""
+    told = status.read().get("verified_restore")
+    return frozenset({int(told["snapshot"])} if told and told["vault"] == repo.name else ())
+
+
+def by_policy(repo: Repository, policy: Policy) -> tuple[tuple[Decision, ...], Statement | None]:
+    """Decide and state it. None: there was nothing to forget."""
+    decisions = decide(repo, policy)
+    gone = [d.entry.sequence for d in decisions if not d.keep]
+    return decisions, forget(repo, gone, why=BY_POLICY) if gone else None
+
+
+def forget(
+    repo: Repository, sequences: Iterable[int], *, why: str, even_the_last: bool = False
+) -> Statement | None:
+    """Safe to repeat: what is forgotten already is not said twice. Raises Usage for what was never there,
+    Refused for the newest complete or proven one of a group unless `even_the_last`.
+    `why` can be read by whoever reads the vault."""
+    wanted = sorted(set(sequences))
+    gone = repo.forgotten()
+    links = {one.sequence: one.link for one in repo.snapshots()}
+    if unknown := [s for s in wanted if s not in links and s not in gone]:
+        raise Usage(
+            f"{repo.name}: no snapshot {', '.join(map(str, unknown))}",
+            hint="zaibei backup list shows them",
+        )
+    fresh = [links[s] for s in wanted if s not in gone]
+    if not even_the_last:
+        for sequence, what in retention.last_of_their_kind(entries(repo), wanted).items():
+            raise Refused(
+                f"{repo.name}: snapshot {sequence} is {what}",
+                hint="back up again first; or say --even-the-last, for a source that is no more",
+            )
+    return state(repo, fresh, why=why) if fresh else None
+
+
+def state(
+    repo: Repository, links: Sequence[Link], *, why: str, kept: Sequence[int] = ()
+) -> Statement:
+    """Write a statement under the next number."""
+    for _ in range(_ATTEMPTS):
+        said = [forgotten.number_of(s.key) for s in repo.listed(forgotten.PREFIX)]
+        one = Statement(
+            number=max(said, default=forgotten.FIRST - 1) + 1,
+            snapshots=tuple(links),
+            kept=tuple(kept),
+            why=why,
+            at=repo.clock.now().isoformat(),
+        )
+        if repo.won(forgotten.key_of(one.number), forgotten.encode(repo.keys, one)):
+            return one
+    raise Busy(f"{repo.name}: {_ATTEMPTS} other statements were written first")

@@ -1,0 +1,106 @@
+"""`backup forget`: snapshots come, and the policy says which stay."""
+
+from typing import Annotated, Any
+
+import typer
+
+from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
+from zaibei.cli.console import talk
+from zaibei.kernel.errors import Usage
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Confirm = Annotated[
+    list[str] | None,
+    typer.Option("--confirm", help="The repository's name, typed: yes, this one; repeatable."),
+]
+
+
+def confirmed(names: list[str], confirm: Confirm, *, dry_run: bool) -> bool:
+    """Whether to act. Without the names typed: told what would be done, and exit 2 after it."""
+    lacking = [n for n in names if n not in (confirm or [])]
+    if stray := [n for n in confirm or [] if n not in names]:
+        raise Usage(f"--confirm {stray[0]}: no such repository here", hint=f"one of {names}")
+    if lacking and not dry_run:
+        for name in lacking:
+            talk.print("[cyan]hint:[/] ", end="")
+            talk.print(f"to do it: --confirm {name}", markup=False, emoji=False, soft_wrap=True)
+    return not dry_run and not lacking
+
+
+@app.command()
+def forget(
+    snapshots: Annotated[
+        list[int] | None, typer.Argument(help="Numbers from `list`; none: by the policy.")
+    ] = None,
+    keep_last: int = 0,
+    keep_hourly: int = 0,
+    keep_daily: int = 0,
+    keep_weekly: int = 0,
+    keep_monthly: int = 0,
+    keep_yearly: int = 0,
+    keep_within: Annotated[str, typer.Option(help="30d, before the newest of its group.")] = "0s",
+    keep_tag: list[str] | None = None,
+    keep_label: list[str] | None = None,
+    zone: Annotated[str, typer.Option(help="Whose midnight ends a day: Asia/Shanghai.")] = "UTC",
+    why: Annotated[str, typer.Option(help="Readable by whoever reads the vault.")] = "by hand",
+    even_the_last: Annotated[
+        bool, typer.Option(help="By number: also the newest complete one of a group.")
+    ] = False,
+    dry_run: DryRun = False,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Take snapshots out, by a policy for each group of kind, label and host, or by number.
+
+    Deletes nothing: `gc` does, a day later. The newest complete and the newest proven one always stay."""
+    with told():
+        from backup import forget as forgetting  # noqa: PLC0415
+        from backup.retention import Policy  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        policy = None
+        if not snapshots:
+            policy = Policy(
+                last=keep_last,
+                hourly=keep_hourly,
+                daily=keep_daily,
+                weekly=keep_weekly,
+                monthly=keep_monthly,
+                yearly=keep_yearly,
+                within=duration(keep_within),
+                tags=tuple(keep_tag or ()),
+                labels=tuple(keep_label or ()),
+                zone=_zone(zone),
+            )
+        repos = opened(repo, password_file)
+        act = confirmed([r.name for r in repos], confirm, dry_run=dry_run)
+        out: dict[str, Any] = {}
+        lines: list[str] = []
+        for one in repos:
+            decisions = forgetting.decide(one, policy) if policy else ()
+            gone = [d.entry.sequence for d in decisions if not d.keep] or sorted(snapshots or ())
+            if act and gone:
+                forgetting.forget(
+                    one,
+                    gone,
+                    why=forgetting.BY_POLICY if policy else why,
+                    even_the_last=even_the_last and policy is None,
+                )
+            out[one.name] = {"forgotten": gone, "decisions": decisions}
+            for d in decisions:
+                kept = f"kept: {', '.join(d.keep)}" if d.keep else "FORGET"
+                lines.append(f"{one.name}  {d.entry.sequence:>4}  {'; '.join([kept, *d.notes])}")
+            lines.append(f"{one.name}: {len(gone)} {'forgotten' if act else 'to forget'}")
+    say(json, {"done": act, "repositories": out}, lines)
+    raise typer.Exit(0 if act or dry_run else 2)
+
+
+def _zone(name: str) -> Any:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as bad:
+        raise Usage(f"no time zone {name!r}", hint="Asia/Shanghai, UTC") from bad
