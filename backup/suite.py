@@ -3,7 +3,8 @@
 `intl`: AES-256-GCM, keyed BLAKE2b-256 ids, HKDF-SHA-256, names by SHA-256 (checkable with sha256sum).
 `sm` 国密: SM4-GCM, HMAC-SM3 ids, HKDF-SM3, names by SM3 (checkable with `openssl dgst -sm3`).
 `sm` is a suite of algorithms, not a certified GM/T 0028 module; its signatures are Ed25519 and its
-passphrases Argon2id, because neither SM2 nor an SM password hash is in the library that we stand on.
+passphrases Argon2id: there is no SM password hash. Its speed is libgcrypt's where that is installed, else
+OpenSSL's; the bytes are the same.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from backup import gcrypt
 from backup.errors import NewerFormat
 from zaibei.kernel.errors import Damage
 
@@ -28,6 +30,9 @@ class Aead(Protocol):
     """One key. A nonce is used once under it; the caller counts."""
 
     def seal(self, nonce: bytes, data: bytes, aad: bytes) -> bytes: ...
+
+    def seal_into(self, nonce: bytes, data: bytes, aad: bytes, out: memoryview) -> None:
+        """The same into `out`, which has room for exactly the bytes and their tag."""
 
     def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
         """Raises Damage; no plaintext leaves before its tag was checked."""
@@ -61,6 +66,9 @@ class _AesGcm:
     def seal(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
         return self._aead.encrypt(nonce, data, aad)
 
+    def seal_into(self, nonce: bytes, data: bytes, aad: bytes, out: memoryview) -> None:
+        self._aead.encrypt_into(nonce, data, aad, out)
+
     def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
         try:
             return self._aead.decrypt(nonce, data, aad)
@@ -77,6 +85,9 @@ class _Sm4Gcm:
         one.authenticate_additional_data(aad)
         return one.update(data) + one.finalize() + one.tag
 
+    def seal_into(self, nonce: bytes, data: bytes, aad: bytes, out: memoryview) -> None:
+        out[:] = self.seal(nonce, data, aad)
+
     def open(self, nonce: bytes, data: bytes, aad: bytes) -> bytes:
         if len(data) < TAG_BYTES:
             raise Damage("sealed bytes are shorter than a tag")
@@ -88,6 +99,39 @@ class _Sm4Gcm:
             return plain + one.finalize()
         except InvalidTag as bad:
             raise Damage("sealed bytes are not what was sealed") from bad
+
+
+class Engine(Protocol):
+    """Who computes SM3 and SM4-GCM. Thread-safe; the bytes are the standards', whoever it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    def sm3(self, data: bytes) -> bytes: ...
+
+    def hmac_sm3(self, key: bytes, *parts: bytes) -> bytes: ...
+
+    def sm4_gcm(self, key: bytes) -> Aead: ...
+
+
+class OpenSsl:
+    """Where there is no libgcrypt."""
+
+    name = "openssl"
+
+    def sm3(self, data: bytes) -> bytes:
+        one = hashes.Hash(hashes.SM3())
+        one.update(data)
+        return one.finalize()
+
+    def hmac_sm3(self, key: bytes, *parts: bytes) -> bytes:
+        one = hmac.HMAC(key, hashes.SM3())
+        for part in parts:
+            one.update(part)
+        return one.finalize()
+
+    def sm4_gcm(self, key: bytes) -> Aead:
+        return _Sm4Gcm(key)
 
 
 class Intl:
@@ -113,22 +157,27 @@ class Sm:
     code = 2
     key_bytes = 16
 
+    def __init__(self, engine: Engine | None = None) -> None:
+        self._chosen = engine
+
+    @property
+    def engine(self) -> Engine:
+        # Asked for at the first use: a process with an `intl` repository loads nothing.
+        if self._chosen is None:
+            self._chosen = gcrypt.load() or OpenSsl()
+        return self._chosen
+
     def aead(self, key: bytes) -> Aead:
-        return _Sm4Gcm(key)
+        return self.engine.sm4_gcm(key)
 
     def mac(self, key: bytes, domain: bytes, data: bytes) -> bytes:
-        one = hmac.HMAC(key, hashes.SM3())
-        one.update(domain.ljust(16, b"\0"))
-        one.update(data)
-        return one.finalize()
+        return self.engine.hmac_sm3(key, domain.ljust(16, b"\0"), data)
 
     def derive(self, secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
         return HKDF(hashes.SM3(), length, salt, info).derive(secret)
 
     def digest(self, data: bytes) -> str:
-        one = hashes.Hash(hashes.SM3())
-        one.update(data)
-        return one.finalize().hex()
+        return self.engine.sm3(data).hex()
 
 
 SUITES: dict[str, Suite] = {s.name: s for s in (Intl(), Sm())}
