@@ -1,34 +1,55 @@
 """Which pack holds which blob: immutable sorted segments in the vault, one private table here.
 
 A segment names packs that are already in the vault, never others. Losing all segments loses nothing: every
-pack's trailer holds its entries (`rebuild`). The table is a private temporary SQLite file, so memory is
-bounded whatever the repository holds; it goes with the process.
+pack's trailer holds its entries (`Repository.rebuilt_catalogue`). The table stands on sorted runs outside
+memory (`rows`): it costs the same memory for a thousand blobs and for ten million; it goes with the process.
 """
 
-import sqlite3
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from backup import blob
 from backup.blob import Encoding
 from backup.keys import Keyring
 from backup.pack import Entry
+from backup.packlist import PackList
+from backup.reach import IdSet
+from backup.rows import Pile, Rows, Run, cut, merged, rows_of, within
 from backup.seal import Kind, open_whole, seal_whole
 from backup.suite import ID_BYTES
 from zaibei.kernel.errors import Damage
 
 SEGMENT_PACKS: Final = 64  # a segment is written at the latest after this many packs
 SEGMENT_BYTES_MAX: Final = 64 << 20
+FRESH_MAX: Final = 32_768  # blobs added by this run that are held in memory
 _COUNT = struct.Struct(">I")
 _PACK = struct.Struct(">32sQ")
 _ENTRY = struct.Struct(
     f">{ID_BYTES}sIBBIIII"
 )  # id, pack, kind, encoding, offset, stored, raw, slot
-_CACHE_KIB = 32 << 10
 _BOUND = "index"  # a segment is named by its digest; this is what its AAD names
+_ROW = np.dtype(
+    [
+        ("id", f"V{ID_BYTES}"),
+        ("pack", ">u4"),
+        ("kind", "u1"),
+        ("encoding", "u1"),
+        ("offset", ">u4"),
+        ("stored", ">u4"),
+        ("raw", ">u4"),
+        ("slot", ">u4"),
+    ]
+)
+_WIDTH: Final = _ENTRY.size
+_KEY: Final = ID_BYTES + 4  # id and pack: one entry each
+_FEW: Final = 5
+assert _ROW.itemsize == _WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +68,41 @@ class Place:
     entry: Entry
 
 
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment as it lies in the vault: `rows` in its own form, `pack` in them counts `names`."""
+
+    name: str
+    names: Rows  # (packs, 32)
+    sizes: NDArray[np.uint64]
+    rows: Rows
+
+    def pack_names(self) -> tuple[str, ...]:
+        return tuple(n.tobytes().hex() for n in self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """How much of a pack somebody needs. Bytes are sealed blobs, without header, trailer and padding."""
+
+    pack: str
+    size_bytes: int
+    live_blobs: int
+    live_bytes: int
+    blobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Ids that the catalogue does not know."""
+
+    count: int
+    first: tuple[bytes, ...]
+
+
 def encode_segment(keys: Keyring, packs: Sequence[Held]) -> tuple[str, bytes]:
     """Name and bytes."""
-    rows = sorted(
-        _ENTRY.pack(e.id, at, e.kind, e.encoding, e.offset, e.stored_bytes, e.raw_bytes, e.slot)
-        for at, p in enumerate(packs)
-        for e in p.entries
-    )
+    rows = sorted(_row(e, at) for at, p in enumerate(packs) for e in p.entries)
     plain = b"".join(
         [
             _COUNT.pack(len(packs)),
@@ -62,120 +111,252 @@ def encode_segment(keys: Keyring, packs: Sequence[Held]) -> tuple[str, bytes]:
             *rows,
         ]
     )
+    return seal_segment(keys, plain)
+
+
+def seal_segment(keys: Keyring, plain: bytes) -> tuple[str, bytes]:
     sealed = seal_whole(keys, Kind.INDEX, _BOUND, plain)
     return keys.suite.digest(sealed), sealed
 
 
-def decode_segment(keys: Keyring, name: str, sealed: bytes) -> tuple[Held, ...]:
+def read_segment(keys: Keyring, name: str, sealed: bytes) -> Segment:
+    """Every field checked, no loop a row."""
     if keys.suite.digest(sealed) != name:
         raise Damage(f"index {name}: its bytes do not have its name")
     plain = open_whole(keys, Kind.INDEX, _BOUND, sealed)
     try:
         (packs,) = _COUNT.unpack_from(plain)
         at = _COUNT.size + packs * _PACK.size
-        names = [(n.hex(), size) for n, size in _PACK.iter_unpack(plain[_COUNT.size : at])]
-        (rows,) = _COUNT.unpack_from(plain, at)
-        body = plain[at + _COUNT.size :]
-        if len(names) != packs or len(body) != rows * _ENTRY.size:
-            raise Damage(f"index {name}: counts do not fit")
-        held: list[list[Entry]] = [[] for _ in names]
-        for id_, pack, kind, encoding, offset, stored, raw, slot in _ENTRY.iter_unpack(body):
-            held[pack].append(
-                Entry(id_, blob.Kind(kind), Encoding(encoding), offset, stored, raw, slot)
-            )
-    except (struct.error, ValueError, IndexError) as bad:
+        (count,) = _COUNT.unpack_from(plain, at)
+    except struct.error as bad:
         raise Damage(f"index {name}: {bad}") from bad
-    return tuple(Held(n, size, tuple(e)) for (n, size), e in zip(names, held, strict=True))
+    if len(plain) != at + _COUNT.size + count * _WIDTH:
+        raise Damage(f"index {name}: counts do not fit")
+    listed = rows_of(plain[_COUNT.size : at], _PACK.size)
+    rows = rows_of(plain[at + _COUNT.size :], _WIDTH)
+    fields = rows.view(_ROW).reshape(-1)
+    if (fields["pack"] >= packs).any():
+        raise Damage(f"index {name}: a blob in a pack that it does not name")
+    if (fields["kind"] > max(blob.Kind)).any() or (fields["encoding"] > max(Encoding)).any():
+        raise Damage(f"index {name}: a blob of unknown kind or encoding")
+    sizes = np.ascontiguousarray(listed[:, ID_BYTES:]).view(">u8").ravel().astype(np.uint64)
+    return Segment(name, np.ascontiguousarray(listed[:, :ID_BYTES]), sizes, rows)
+
+
+def decode_segment(keys: Keyring, name: str, sealed: bytes) -> tuple[Held, ...]:
+    one = read_segment(keys, name, sealed)
+    held: list[list[Entry]] = [[] for _ in one.names]
+    for row in _ENTRY.iter_unpack(one.rows.tobytes()):
+        held[row[1]].append(_entry(row))
+    return tuple(
+        Held(n.tobytes().hex(), int(size), tuple(e))
+        for n, size, e in zip(one.names, one.sizes, held, strict=True)
+    )
 
 
 class Catalogue:
     """Every blob of a repository and where it is; and who is packing which now. Thread-safe."""
 
     def __init__(self) -> None:
-        # "" is SQLite's private temporary database: on disk when it outgrows the cache, gone on close.
-        self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._lock = threading.Lock()
-        for line in (
-            f"PRAGMA cache_size=-{_CACHE_KIB}",
-            "PRAGMA journal_mode=OFF",
-            "PRAGMA synchronous=OFF",
-            "CREATE TABLE pack (no INTEGER PRIMARY KEY, name TEXT UNIQUE, size INTEGER)",
-            (
-                "CREATE TABLE blob (id BLOB, pack INTEGER, kind INTEGER, encoding INTEGER,"
-                " offset INTEGER, stored INTEGER, raw INTEGER, slot INTEGER,"
-                " PRIMARY KEY (id, pack)) WITHOUT ROWID"
-            ),
-            "CREATE TABLE claim (id BLOB PRIMARY KEY) WITHOUT ROWID",
-        ):
-            self._db.execute(line)
+        self._lock = threading.RLock()
+        self._packs = PackList()
+        self._runs: tuple[Run, ...] = ()
+        self._fresh: dict[bytes, bytes] = {}  # id -> its rows, of what was added since
+        self._fresh_rows = 0
+        self._claimed: set[bytes] = set()
+        self._by_pack: tuple[Run, int] | None = None
+
+    def load(
+        self, segments: Iterable[Segment], *, without: frozenset[str] = frozenset()
+    ) -> "Catalogue":
+        """Everything that the segments name, but for the packs that are not to be relied on."""
+        condemned = frozenset(bytes.fromhex(n) for n in without)
+        pile = Pile(_WIDTH, _KEY)
+        with self._lock:
+            for one in segments:
+                kept = one if not condemned else _without(one, condemned)
+                first = self._packs.extend(kept.names, kept.sizes)
+                rows = kept.rows.copy()
+                fields = rows.view(_ROW).reshape(-1)
+                fields["pack"] += np.uint32(first)
+                pile.add(rows)
+            numbers = self._packs.settle()
+
+            def renumbered(rows: Rows) -> Rows:
+                rows = rows.copy()
+                fields = rows.view(_ROW).reshape(-1)
+                fields["pack"] = numbers[fields["pack"]]
+                return rows
+
+            # A pack may be named by several segments: then it has the number of its first.
+            same = bool((numbers == np.arange(len(numbers))).all())
+            self._runs = (*self._runs, pile.settle(None if same else renumbered))
+        return self
 
     def add(self, name: str, size_bytes: int, entries: Iterable[Entry]) -> None:
         with self._lock:
-            self._db.execute("BEGIN")
-            self._db.execute(
-                "INSERT OR IGNORE INTO pack (name, size) VALUES (?, ?)", (name, size_bytes)
-            )
-            (no,) = self._db.execute("SELECT no FROM pack WHERE name = ?", (name,)).fetchone()
-            self._db.executemany(
-                "INSERT OR IGNORE INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    (e.id, no, e.kind, e.encoding, e.offset, e.stored_bytes, e.raw_bytes, e.slot)
-                    for e in entries
-                ),
-            )
-            self._db.execute("COMMIT")
+            number = self._packs.add(bytes.fromhex(name), size_bytes)
+            for e in entries:
+                self._fresh[e.id] = self._fresh.get(e.id, b"") + _row(e, number)
+                self._fresh_rows += 1
+                self._claimed.discard(e.id)
+            self._by_pack = None
+            if self._fresh_rows >= FRESH_MAX:
+                self._spill()
 
     def claim(self, id: bytes) -> bool:  # noqa: A002
-        """Whether the caller is the first who wants to pack this blob in this run."""
+        """Whether the caller is the first who wants to pack this blob: nobody has, and nobody does.
+
+        A claim ends when the pack that holds the blob is added, so their number is bounded by the
+        packs that are open.
+        """
         with self._lock:
-            done = self._db.execute("INSERT OR IGNORE INTO claim VALUES (?)", (id,))
-            return done.rowcount == 1
+            if id in self._claimed or self._rows(id):
+                return False
+            self._claimed.add(id)
+            return True
 
     def places(self, id: bytes) -> list[Place]:  # noqa: A002
         """Where the blob is; more than one when two writers packed it at the same time."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT name, size, kind, encoding, offset, stored, raw, slot FROM blob"
-                " JOIN pack ON pack.no = blob.pack WHERE id = ? ORDER BY pack",
-                (id,),
-            ).fetchall()
-        return [
-            Place(name, size, Entry(id, blob.Kind(kind), Encoding(enc), off, stored, raw, slot))
-            for name, size, kind, enc, off, stored, raw, slot in rows
-        ]
+        found: dict[int, Entry] = {}
+        for row in _ENTRY.iter_unpack(self._rows(id)):
+            found.setdefault(row[1], _entry(row))
+        return [Place(*self._packs.name_and_size(n), e) for n, e in sorted(found.items())]
+
+    def __contains__(self, id: bytes) -> bool:  # noqa: A002
+        return bool(self._rows(id))
 
     def packs(self) -> Iterator[tuple[str, int]]:
-        """Name and size of every pack, in name order, a page at a time."""
-        last = ""
-        while True:
-            with self._lock:
-                page = self._db.execute(
-                    "SELECT name, size FROM pack WHERE name > ? ORDER BY name LIMIT 1000", (last,)
-                ).fetchall()
-            if not page:
-                return
-            yield from page
-            last = page[-1][0]
+        """Name and size of every pack, in name order."""
+        with self._lock:
+            numbers = self._packs.in_order()
+        for number in numbers:
+            yield self._packs.name_and_size(int(number))
 
     def entries(self, pack: str) -> set[Entry]:
         with self._lock:
-            rows = self._db.execute(
-                "SELECT id, kind, encoding, offset, stored, raw, slot FROM blob"
-                " WHERE pack = (SELECT no FROM pack WHERE name = ?)",
-                (pack,),
-            ).fetchall()
+            number = self._packs.number(bytes.fromhex(pack))
+            if number is None:
+                return set()
+            run, step = self._ordered_by_pack()
         return {
-            Entry(id_, blob.Kind(kind), Encoding(enc), off, stored, raw, slot)
-            for id_, kind, enc, off, stored, raw, slot in rows
+            _entry((row[1], 0, *row[2:]))
+            for row in _BY_PACK.iter_unpack(run.find((number * step).to_bytes(4)))
         }
 
     def count(self) -> tuple[int, int]:
         """Packs and blobs."""
         with self._lock:
-            (packs,) = self._db.execute("SELECT count(*) FROM pack").fetchone()
-            (blobs,) = self._db.execute("SELECT count(*) FROM blob").fetchone()
-        return packs, blobs
+            return self._packs.count(), self._whole().count
+
+    def liveness(self, ids: IdSet) -> Iterator[Liveness]:
+        """Every pack, in name order, with what of it is among `ids`. A blob in two packs counts in both."""
+        with self._lock:
+            run, numbers = self._whole(), self._packs.in_order()
+            total = self._packs.total
+        live, live_bytes, blobs = (np.zeros(total, np.int64) for _ in range(3))
+        for rows, wanted in _side_by_side(run, ids):
+            fields = rows.view(_ROW).reshape(-1)
+            at = fields["pack"].astype(np.int64)
+            blobs += np.bincount(at, minlength=total)
+            kept = within(rows, wanted, ID_BYTES)
+            live += np.bincount(at[kept], minlength=total)
+            # Weights are doubles: exact up to 2⁵³, and a block holds far less.
+            weighed = np.bincount(at[kept], weights=fields["stored"][kept], minlength=total)
+            live_bytes += weighed.astype(np.int64)
+        for number in numbers:
+            n = int(number)
+            name, size = self._packs.name_and_size(n)
+            yield Liveness(name, size, int(live[n]), int(live_bytes[n]), int(blobs[n]))
+
+    def lacking(self, ids: IdSet) -> Lacking:
+        """Which ids are in no pack that the catalogue knows."""
+        count, first = 0, list[bytes]()
+        with self._lock:
+            run = self._whole()
+        for rows, wanted in _side_by_side(run, ids):
+            gone = wanted[~within(wanted, rows, ID_BYTES)]
+            count += len(gone)
+            first += [g.tobytes() for g in gone[: _FEW - len(first)]]
+        return Lacking(count, tuple(first))
 
     def close(self) -> None:
         with self._lock:
-            self._db.close()
+            self._runs, self._fresh, self._by_pack = (), {}, None
+
+    def _rows(self, id: bytes) -> bytes:  # noqa: A002
+        assert len(id) == ID_BYTES
+        with self._lock:
+            fresh, runs = self._fresh.get(id, b""), self._runs
+        return b"".join([*(r.find(id) for r in runs), fresh])
+
+    def _spill(self) -> None:
+        """Runs shrink by half from the oldest on: a lookup asks few, and each row is merged seldom."""
+        if not self._fresh:
+            return
+        rows = rows_of(b"".join(self._fresh.values()), _WIDTH)
+        pile = Pile(_WIDTH, _KEY)
+        pile.add(rows)
+        runs = [*self._runs, pile.settle()]
+        while len(runs) > 1 and runs[-1].count * 2 >= runs[-2].count:
+            runs[-2:] = [merged(runs[-2:], _WIDTH, _KEY)]
+        self._runs = tuple(runs)
+        self._fresh, self._fresh_rows = {}, 0
+
+    def _whole(self) -> Run:
+        self._spill()
+        if len(self._runs) != 1:
+            self._runs = (merged(self._runs, _WIDTH, _KEY),)
+        return self._runs[0]
+
+    def _ordered_by_pack(self) -> tuple[Run, int]:
+        """The same rows, led by their pack. Its numbers are spread, as a run wants its prefixes."""
+        if self._by_pack is None:
+            run = self._whole()
+            step = (2**32 - 1) // max(1, self._packs.total)
+            pile = Pile(_WIDTH, _KEY)
+            bits = cut([run])
+            for number in range(1 << bits):
+                rows = run.block(number, bits)
+                fields = rows.view(_ROW).reshape(-1)
+                spread = (fields["pack"].astype(np.uint64) * np.uint64(step)).astype(">u4")
+                led = np.empty_like(rows)
+                led[:, :4] = spread.reshape(-1, 1).view(np.uint8)
+                led[:, 4:_KEY] = rows[:, :ID_BYTES]
+                led[:, _KEY:] = rows[:, _KEY:]
+                pile.add(led)
+            self._by_pack = pile.settle(), step
+        return self._by_pack
+
+
+_BY_PACK = struct.Struct(f">I{ID_BYTES}sBBIIII")
+
+
+def _side_by_side(run: Run, ids: IdSet) -> Iterator[tuple[Rows, Rows]]:
+    other = ids.settle()
+    bits = cut([run, other])
+    for number in range(1 << bits):
+        yield run.block(number, bits), other.block(number, bits)
+
+
+def _without(one: Segment, condemned: frozenset[bytes]) -> Segment:
+    gone = np.array([n.tobytes() in condemned for n in one.names], bool)
+    if not gone.any():
+        return one
+    numbers = np.cumsum(~gone) - 1
+    fields = one.rows.view(_ROW).reshape(-1)
+    rows = one.rows[~gone[fields["pack"]]].copy()
+    kept = rows.view(_ROW).reshape(-1)
+    kept["pack"] = numbers[kept["pack"]]
+    return Segment(one.name, one.names[~gone], one.sizes[~gone], rows)
+
+
+def _row(e: Entry, pack: int) -> bytes:
+    return _ENTRY.pack(
+        e.id, pack, e.kind, e.encoding, e.offset, e.stored_bytes, e.raw_bytes, e.slot
+    )
+
+
+def _entry(row: tuple[bytes, int, int, int, int, int, int, int]) -> Entry:
+    id_, _, kind, encoding, offset, stored, raw, slot = row
+    return Entry(id_, blob.Kind(kind), Encoding(encoding), offset, stored, raw, slot)

@@ -5,10 +5,13 @@ index is read, so everything that a listed snapshot needs is in the index that i
 """
 
 import secrets
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Final, TypeVar
 
 import tenacity
@@ -17,7 +20,7 @@ from backup import forgotten, signed, snapshot
 from backup import keys as keying
 from backup.errors import NewerFormat, NotARepository, WrongKey
 from backup.forgotten import Forgotten, Link
-from backup.index import Catalogue, decode_segment
+from backup.index import SEGMENT_BYTES_MAX, Catalogue, Segment, read_segment
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of, read_trailer
 from backup.snapshot import Snapshot
@@ -30,6 +33,8 @@ FORMAT: Final = 1
 CONFIG: Final = "config"
 ATTEMPTS: Final = 4
 _OBJECT_BYTES_MAX = 256 << 20
+_READERS: Final = 3  # of index segments
+_AHEAD: Final = 6
 T = TypeVar("T")
 
 
@@ -125,17 +130,44 @@ class Repository:
                 return one
         raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
 
-    def catalogue(self, *, named: dict[str, tuple[str, ...]] | None = None) -> Catalogue:
-        """Every index segment, read now. The caller closes it. `named` is told which packs each names."""
-        held = Catalogue()
-        for stat in self.listed("index/"):
-            name = stat.key.removeprefix("index/")
-            packs = decode_segment(self.keys, name, self.read(stat.key))
-            for pack in packs:
-                held.add(pack.name, pack.size_bytes, pack.entries)
-            if named is not None:
-                named[name] = tuple(p.name for p in packs)
-        return held
+    def catalogue(
+        self,
+        *,
+        without: frozenset[str] = frozenset(),
+        named: dict[str, tuple[str, ...]] | None = None,
+    ) -> Catalogue:
+        """Every index segment, read now, but for packs that are not to be relied on (`without`). The caller
+        closes it. `named` is told which packs each segment names."""
+
+        def told() -> Iterator[Segment]:
+            for one in self.segments():
+                if named is not None:
+                    named[one.name] = one.pack_names()
+                yield one
+
+        return Catalogue().load(told(), without=without)
+
+    def segments(self, damaged: Callable[[Damage], None] | None = None) -> Iterator[Segment]:
+        """Each index segment, a few read ahead. Without `damaged` the first bad one raises."""
+
+        def read(stat: Stat) -> Segment:
+            if stat.size_bytes > SEGMENT_BYTES_MAX:
+                raise Damage(f"{self.name}: {stat.key} has {stat.size_bytes} bytes")
+            return read_segment(self.keys, stat.key.removeprefix("index/"), self.read(stat.key))
+
+        waiting: deque[Future[Segment]] = deque()
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as pool:
+            listed = iter(self.listed("index/"))
+            while True:
+                waiting += [pool.submit(read, s) for s in islice(listed, _AHEAD - len(waiting))]
+                if not waiting:
+                    return
+                try:
+                    yield waiting.popleft().result()
+                except Damage as bad:
+                    if damaged is None:
+                        raise
+                    damaged(bad)
 
     def rebuilt_catalogue(self) -> Catalogue:
         """The same from the packs' own trailers, when segments are lost or damaged."""

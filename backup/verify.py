@@ -12,7 +12,7 @@ from typing import Final
 
 from backup import forgotten, heads, snapshot, wal
 from backup.forgotten import Link, check_chain
-from backup.index import Catalogue, decode_segment
+from backup.index import Catalogue
 from backup.pack import check_whole
 from backup.reader import Reader
 from backup.repository import CONFIG, Repository, read_config, read_key
@@ -64,9 +64,12 @@ class Report:
         try:
             yield
         except Damage as bad:
-            self.damage_count += 1
-            if len(self.damage) < FINDINGS_MAX:
-                self.damage.append(str(bad))
+            self.found(bad)
+
+    def found(self, bad: Damage) -> None:
+        self.damage_count += 1
+        if len(self.damage) < FINDINGS_MAX:
+            self.damage.append(str(bad))
 
 
 def verify(
@@ -135,12 +138,7 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
 
 
 def _index(repo: Repository, out: Report) -> Catalogue:
-    held = Catalogue()
-    for stat in repo.listed("index/"):
-        with out.collecting():
-            name = stat.key.removeprefix("index/")
-            for pack in decode_segment(repo.keys, name, repo.read(stat.key)):
-                held.add(pack.name, pack.size_bytes, pack.entries)
+    held = Catalogue().load(repo.segments(out.found))
     out.packs, out.blobs = held.count()
     return held
 

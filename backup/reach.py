@@ -1,0 +1,123 @@
+"""What the snapshots need: a set of blob ids that may be larger than memory.
+
+Everything that decides what may be deleted stands on this, so a listing that cannot be read is an error and
+never an empty one.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from backup.rows import Pile, Run, cut, rows_of
+from backup.suite import ID_BYTES
+from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Progress
+
+if TYPE_CHECKING:
+    from backup.reader import Reader
+    from backup.repository import Repository
+    from backup.snapshot import Snapshot
+
+
+class IdSet:
+    """Ids, each once, in bounded memory. Thread-safe while ids are added."""
+
+    def __init__(self, ids: Iterable[bytes] = ()) -> None:
+        self._pile = Pile(ID_BYTES, ID_BYTES)
+        self._run: Run | None = None
+        self.update(b"".join(ids))
+
+    def add(self, id: bytes) -> None:  # noqa: A002
+        self.update(id)
+
+    def update(self, joined: bytes) -> None:
+        """Any number of ids, one after the other."""
+        if joined:
+            self._run = None
+            self._pile.add(rows_of(joined, ID_BYTES))
+
+    def settle(self) -> Run:
+        """All of them in order, each once."""
+        if self._run is None:
+            self._run = self._pile.settle()
+        return self._run
+
+    def __len__(self) -> int:
+        return self.settle().count
+
+    def __contains__(self, id: bytes) -> bool:  # noqa: A002
+        return bool(self.settle().find(id))
+
+    def __iter__(self) -> Iterator[bytes]:
+        run = self.settle()
+        bits = cut([run])
+        for number in range(1 << bits):
+            for row in run.block(number, bits):
+                yield row.tobytes()
+
+
+def reachable(
+    repo: "Repository",
+    snapshots: Iterable["Snapshot"],
+    progress: Progress,
+    *,
+    reader: "Reader | None" = None,
+) -> IdSet:
+    """Every blob that one of the snapshots needs, listings too. Raises Damage for a listing that it cannot
+    read. Pass a `reader` when there is one already: its catalogue is costly to open."""
+    from backup.reader import Reader  # noqa: PLC0415 — the index stands on IdSet
+
+    trees = IdSet()
+    for one in snapshots:
+        trees.update(b"".join(one.content.tree))
+    out = IdSet()
+    own = reader or Reader(repo)
+    try:
+        progress.step(f"{repo.name}: {len(trees)} pieces of listings")
+        for done, (id_, raw) in enumerate(_read(own, trees), 1):
+            out.update(id_)
+            out.update(ids_of(raw))
+            progress.done(done, len(trees), unit="pieces")
+    finally:
+        if reader is None:
+            own.__exit__()
+    return out
+
+
+def ids_of(listing: bytes) -> bytes:
+    """The ids that a piece of a listing names, joined. A piece may begin in the middle of a file."""
+    try:
+        # One call for the whole piece: a line break cannot be inside a JSON string.
+        lines = json.loads(b"[" + b",".join(listing.splitlines()) + b"]")
+        found = b"".join(
+            base64.b64decode(line[name], validate=True)
+            for line in lines
+            for name in ("blobs", "more")
+            if name in line
+        )
+    except (TypeError, ValueError, RecursionError) as bad:
+        raise Damage(f"a listing cannot be read: {bad}") from bad
+    if len(found) % ID_BYTES:
+        raise Damage("a listing names a blob that is cut short")
+    return found
+
+
+_AT_ONCE: Final = 65_536
+
+
+def _read(reader: "Reader", trees: IdSet) -> Iterator[tuple[bytes, bytes]]:
+    """Each piece once, those of one pack one after the other: else each would fetch its pack anew."""
+    some: list[tuple[str, bytes]] = []
+
+    def all_of_them() -> Iterator[tuple[bytes, bytes]]:
+        ids = [id_ for _, id_ in sorted(some)]
+        yield from zip(ids, reader.read_all(ids), strict=True)
+
+    for id_ in trees:
+        places = reader.catalogue.places(id_)
+        some.append((places[0].pack if places else "", id_))
+        if len(some) == _AT_ONCE:
+            yield from all_of_them()
+            some.clear()
+    yield from all_of_them()

@@ -1,0 +1,202 @@
+"""The catalogue beside a plain dict: whatever is added, in memory or in runs, both say the same."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup import blob, rows
+from backup.blob import Encoding
+from backup.index import (
+    Catalogue,
+    Held,
+    Place,
+    Segment,
+    decode_segment,
+    encode_segment,
+    read_segment,
+    seal_segment,
+)
+from backup.keys import Keyring
+from backup.pack import Entry
+from backup.reach import IdSet
+from backup.suite import suite
+from zaibei.kernel.errors import Damage
+
+KEYS = Keyring.of_root(bytes(32), suite=suite("intl"), repository=bytes(16))
+# Few ids, and such that begin alike: real ones never do, and the table must be right all the same.
+IDS = [bytes([a]) * 8 + bytes([b]) * 24 for a in (0, 7, 255) for b in range(4)]
+PACKS = [bytes([n // 2]) * 8 + bytes([n]) * 24 for n in range(6)]
+
+
+def entry(id_: bytes, slot: int) -> Entry:
+    return Entry(id_, blob.Kind(slot % 2), Encoding(1), 76 + slot, 100 + slot, 200, slot)
+
+
+entries = st.lists(st.builds(entry, st.sampled_from(IDS), st.integers(0, 9)), max_size=8)
+packs = st.builds(
+    lambda n, size, e: Held(n.hex(), size, tuple(e)),
+    st.sampled_from(PACKS),
+    st.integers(1, 9),
+    entries,
+)
+
+
+class Model:
+    """What the catalogue promises, in a dict; the first word on anything counts."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.held: dict[tuple[bytes, str], Entry] = {}
+
+    def add(self, pack: Held) -> None:
+        self.sizes.setdefault(pack.name, pack.size_bytes)
+        for e in pack.entries:
+            self.held.setdefault((e.id, pack.name), e)
+
+    def places(self, id_: bytes) -> list[Place]:
+        return [
+            Place(p, self.sizes[p], self.held[id_, p]) for p in self.sizes if (id_, p) in self.held
+        ]
+
+    def entries(self, pack: str) -> set[Entry]:
+        return {e for (_, p), e in self.held.items() if p == pack}
+
+
+def same(one: Catalogue, model: Model) -> None:
+    assert list(one.packs()) == sorted(model.sizes.items())
+    for id_ in IDS:
+        assert one.places(id_) == model.places(id_)
+        assert (id_ in one) == bool(model.places(id_))
+    for name in PACKS:
+        assert one.entries(name.hex()) == model.entries(name.hex())
+    assert one.count() == (len(model.sizes), len(model.held))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    loaded=st.lists(st.lists(packs, max_size=3, unique_by=lambda p: p.name), max_size=3),
+    added=st.lists(st.tuples(packs, st.booleans()), max_size=8),
+    wanted=st.sets(st.sampled_from(IDS)),
+)
+def test_the_catalogue_says_what_a_dict_would_say(
+    loaded: list[list[Held]], added: list[tuple[Held, bool]], wanted: set[bytes]
+) -> None:
+    one, model = Catalogue(), Model()
+    one.load([segment(held) for held in loaded])
+    for held in loaded:
+        for pack in held:
+            model.add(_by_id(pack))
+    same(one, model)
+    for pack, look in added:
+        one.add(pack.name, pack.size_bytes, pack.entries)
+        model.add(pack)
+        if look:  # it sorts what it holds, and goes on from there
+            same(one, model)
+    same(one, model)
+
+    for live in one.liveness(IdSet(wanted)):
+        held_here = model.entries(live.pack)
+        needed = [e for e in held_here if e.id in wanted]
+        assert (live.size_bytes, live.blobs) == (model.sizes[live.pack], len(held_here))
+        assert live.live_blobs == len(needed)
+        assert live.live_bytes == sum(e.stored_bytes for e in needed)
+    gone = sorted(i for i in wanted if not model.places(i))
+    lacking = one.lacking(IdSet(wanted))
+    assert (lacking.count, list(lacking.first)) == (len(gone), gone[:5])
+    one.close()
+
+
+@given(st.lists(packs, max_size=4, unique_by=lambda p: p.name), st.sets(st.sampled_from(PACKS)))
+@settings(deadline=None)
+def test_condemned_packs_are_as_if_they_were_not_there(
+    held: list[Held], condemned: set[bytes]
+) -> None:
+    names = frozenset(n.hex() for n in condemned)
+    one, model = Catalogue(), Model()
+    one.load([segment(held)], without=names)
+    for pack in held:
+        if pack.name not in names:
+            model.add(_by_id(pack))
+    same(one, model)
+
+
+def test_a_catalogue_that_outgrows_its_memory_says_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = random.Random(11)
+    monkeypatch.setattr(rows, "BUFFER_BYTES", 4000)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 4000)
+    one, truth = Catalogue(), dict[bytes, str]()
+    held = [
+        Held(
+            rng.randbytes(32).hex(),
+            rng.randrange(1 << 40),
+            tuple(entry(rng.randbytes(32), n) for n in range(rng.randrange(1, 40))),
+        )
+        for _ in range(60)
+    ]
+    one.load([segment([p]) for p in held[:40]])
+    for p in held[40:]:
+        one.add(p.name, p.size_bytes, p.entries)
+    for p in held:
+        truth |= {e.id: p.name for e in p.entries}
+        assert one.entries(p.name) == set(p.entries)
+    assert {i: one.places(i)[0].pack for i in truth} == truth
+    assert one.count() == (60, len(truth))
+    some = IdSet(sorted(truth)[::3])
+    assert sum(x.live_blobs for x in one.liveness(some)) == len(some)
+
+
+def test_a_blob_is_claimed_once_and_never_when_it_is_there() -> None:
+    one = Catalogue()
+    assert one.claim(IDS[0])
+    assert not one.claim(IDS[0])
+    one.add(PACKS[0].hex(), 9, [entry(IDS[0], 0), entry(IDS[1], 1)])
+    assert not one.claim(IDS[0]), "it is in a pack now"
+    assert not one.claim(IDS[1])
+    assert one.claim(IDS[2])
+
+
+@given(st.lists(packs, max_size=5, unique_by=lambda p: p.name))
+@settings(max_examples=30, deadline=None)
+def test_a_segment_reads_back_as_it_was_written(held: list[Held]) -> None:
+    name, sealed = encode_segment(KEYS, held)
+    assert decode_segment(KEYS, name, sealed) == tuple(
+        Held(p.name, p.size_bytes, tuple(sorted(p.entries, key=lambda e: (e.id, *_rest(e)))))
+        for p in held
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "why"),
+    [
+        (b"", "unpack"),
+        (b"\0\0\0\1", "unpack"),
+        (b"\0\0\0\0" + b"\0\0\0\1", "counts"),
+        (b"\0\0\0\0" + b"\0\0\0\0" + b"x", "counts"),
+        (b"\0\0\0\0" + b"\0\0\0\1" + bytes(54), "does not name"),
+        (b"\0\0\0\1" + bytes(40) + b"\0\0\0\1" + bytes(36) + b"\2" + bytes(17), "unknown kind"),
+        (b"\0\0\0\1" + bytes(40) + b"\0\0\0\1" + bytes(37) + b"\2" + bytes(16), "unknown kind"),
+    ],
+)
+def test_a_segment_of_false_counts_or_fields_is_damage(plain: bytes, why: str) -> None:
+    with pytest.raises(Damage, match=why):
+        read_segment(KEYS, *seal_segment(KEYS, plain))
+
+
+def _rest(e: Entry) -> Sequence[int]:
+    return (e.kind, e.encoding, e.offset, e.stored_bytes, e.raw_bytes, e.slot)
+
+
+def _by_id(pack: Held) -> Held:
+    """A segment is sorted: of two entries for one id it is not the first written that is met first."""
+    return Held(
+        pack.name, pack.size_bytes, tuple(sorted(pack.entries, key=lambda e: (e.id, *_rest(e))))
+    )
+
+
+def segment(held: list[Held]) -> Segment:
+    return read_segment(KEYS, *encode_segment(KEYS, held))
