@@ -14,6 +14,7 @@ from typing import Final, Self
 from backup import tree
 from backup.blob import Chunk, Kind
 from backup.errors import Incomplete
+from backup.guard.heads import Heads
 from backup.snapshot import Content, Snapshot
 from backup.tree import TREE_BYTES, Node
 from backup.writer import Writer, Written
@@ -62,6 +63,7 @@ class Fanout:
         self._lines: list[list[bytes]] = [[] for _ in writers]
         self._line_bytes = [0 for _ in writers]
         self._trees: list[list[bytes]] = [[] for _ in writers]
+        self._heads = Heads()
         self._committed = False
         self.entries = 0
         self.size_bytes = 0
@@ -80,6 +82,8 @@ class Fanout:
         one = _Open(node)
         size = 0
         for piece in pieces:
+            if not size:
+                self._heads.look(node.path, piece)
             self._room.acquire()
             one.pending.append(self._pool.submit(self._put, Chunk(piece)))
             size += len(piece)
@@ -159,14 +163,13 @@ class Fanout:
         if at not in self._failed:
             try:
                 written = writer.finish()
-                made = writer.commit(
-                    replace(
-                        content,
-                        tree=tuple(self._trees[at]),
-                        entries=self.entries,
-                        size_bytes=self.size_bytes,
-                    )
+                whole = replace(
+                    content,
+                    tree=tuple(self._trees[at]),
+                    entries=self.entries,
+                    size_bytes=self.size_bytes,
                 )
+                made = writer.commit(writer.judged(whole, self._heads))
                 return Outcome(vault=name, snapshot=made, written=written, error=None)
             except (ZaibeiError, OSError) as bad:
                 self._fail(at, bad)

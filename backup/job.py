@@ -9,6 +9,9 @@ from pathlib import Path
 from backup import heads, immutability, status
 from backup.fanout import Outcome
 from backup.files import backup_files
+from backup.guard.judge import judging
+from backup.guard.said import FACT, verdict_of
+from backup.guard.verdict import Verdict
 from backup.postgres import Wal, backup_postgres
 from backup.repository import Repository
 from backup.snapshot import Snapshot
@@ -34,6 +37,17 @@ class Run:
         return (*lost, *(made.content.problems if made else ()))
 
     @property
+    def anomalies(self) -> tuple[str, ...]:
+        """Why the guard calls it anomalous. The backup is as true as any other: this is for people."""
+        found = [o for o in self.outcomes if _anomalous(o)]
+        return tuple(
+            f"{o.vault}: {reason}"
+            for o in found
+            if o.snapshot is not None
+            for reason in o.snapshot.content.facts[FACT]["reasons"]
+        )
+
+    @property
     def complete(self) -> bool:
         return all(o.snapshot is not None and o.snapshot.content.complete for o in self.outcomes)
 
@@ -48,7 +62,9 @@ def run_files(
     label: str = "",
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
+    accept: str = "",
 ) -> Run:
+    """`accept`: why a person says that a change which the guard will notice is meant."""
     return _run(
         "files",
         repos,
@@ -58,6 +74,7 @@ def run_files(
         progress=progress,
         retain=retain,
         retain_max=retain_max,
+        accept=accept,
     )
 
 
@@ -73,6 +90,7 @@ def run_postgres(
     with_wal: Wal = Wal.FETCH,
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
+    accept: str = "",
 ) -> Run:
     """`rng` None: placement by the system's randomness, as it should be outside tests."""
     return _run(
@@ -92,6 +110,7 @@ def run_postgres(
         progress=progress,
         retain=retain,
         retain_max=retain_max,
+        accept=accept,
     )
 
 
@@ -120,6 +139,7 @@ def _run(
     progress: Progress,
     retain: timedelta | None,
     retain_max: timedelta,
+    accept: str,
 ) -> Run:
     begun = clock.monotonic()
     writers: list[Writer] = []
@@ -134,7 +154,7 @@ def _run(
             )
             if lock is not None and lock.warning:
                 progress.note(f"{repo.name}: {lock.warning}")
-            writers.append(Writer(repo, lock=lock, rng=rng))
+            writers.append(Writer(repo, lock=lock, rng=rng, judge=judging(accept=accept)))
         except Usage:
             raise
         except ZaibeiError as bad:
@@ -155,6 +175,7 @@ def _run(
             status.failed(o.vault, why=o.error or "unknown", at=clock.now())
             continue
         heads.remember(by_name[o.vault], o.snapshot)
+        status.judged(o.vault, o.snapshot, at=clock.now())
         if o.snapshot.content.complete:
             status.backed_up(o.vault, kind=kind, sequence=o.snapshot.sequence, at=clock.now())
         else:
@@ -162,3 +183,8 @@ def _run(
     return Run(
         kind=kind, took=timedelta(seconds=clock.monotonic() - begun), outcomes=tuple(outcomes)
     )
+
+
+def _anomalous(outcome: Outcome) -> bool:
+    made = outcome.snapshot
+    return made is not None and verdict_of(made.content) is Verdict.ANOMALOUS

@@ -5,13 +5,16 @@ missing time must not turn into an age of 0.
 """
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from backup.guard.said import FACT, group, verdict_of
 from backup.receiver import WalStatus
+from backup.snapshot import Snapshot
 from zaibei.kernel.state import state_dir, write_atomic
 
 Fields = dict[str, Any]  # the text of a format, read by others
@@ -45,6 +48,26 @@ def failed(vault: str, *, why: str, at: datetime) -> None:
     def change(now: Fields) -> None:
         held = now["vaults"].setdefault(vault, {})
         held["error"] = {"at": at.isoformat(), "why": why}
+
+    _update(change)
+
+
+def judged(vault: str, made: Snapshot, *, at: datetime) -> None:
+    """What the guard said, a source each: the quiet run of one must not cover the alarm of another."""
+    content = made.content
+    source = hashlib.sha256(json.dumps(group(content)).encode()).hexdigest()[:12]
+
+    def change(now: Fields) -> None:
+        held = now.setdefault("guard", {}).setdefault(vault, {})
+        held[source] = {
+            "kind": content.kind,
+            "label": content.label,
+            "host": content.host,
+            "snapshot": made.sequence,
+            "at": at.isoformat(),
+            "verdict": verdict_of(content).value,
+            "reasons": content.facts.get(FACT, {}).get("reasons", []),
+        }
 
     _update(change)
 

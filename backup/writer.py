@@ -7,14 +7,15 @@ to write let the next run find them again, and what is not even indexed is swept
 import random
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from backup import immutability, snapshot
 from backup.blob import Chunk, Kind
+from backup.guard.heads import Heads
 from backup.immutability import Lock
-from backup.index import SEGMENT_PACKS, Held, encode_segment
+from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
 from backup.pack import PACK_BYTES, Builder, key_of
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
@@ -22,6 +23,12 @@ from zaibei.kernel.errors import Busy
 
 _OPEN_PACKS: Final = 2  # data blobs go to one of these at random: a store cannot tell neighbours
 _COMMIT_ATTEMPTS: Final = 16
+
+# What a run says about itself is completed by whoever judges it (`guard.judge`), after its blobs are in.
+Judge = Callable[[Repository, Catalogue, Content, Heads], Content]
+# Raises when this run must not commit after the snapshot of that number (`schedule.once`). Asked at each attempt: the
+# snapshot's number is created once, so nobody can commit between the answer and our own commit.
+Fence = Callable[[Repository, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +52,13 @@ class Writer:
         lock: Lock | None = None,
         rng: random.Random | None = None,
         pack_bytes: int = PACK_BYTES,
+        judge: Judge | None = None,
+        fence: Fence | None = None,
     ) -> None:
         self.repository = repository
         self._lock_asked = lock
         self._retain = lock.until if lock else None
+        self._judge, self._fence = judge, fence
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
@@ -114,6 +124,11 @@ class Writer:
             stored_bytes=self._stored,
         )
 
+    def judged(self, content: Content, heads: Heads) -> Content:
+        if self._judge is None:
+            return content
+        return self._judge(self.repository, self._catalogue, content, heads)
+
     def commit(self, content: Content) -> Snapshot:
         """The one write that makes the backup exist."""
         repo = self.repository
@@ -122,6 +137,8 @@ class Writer:
             content = replace(content, facts={**content.facts, "lock": told})
         for _ in range(_COMMIT_ATTEMPTS):
             tip = repo.tip()
+            if self._fence is not None:
+                self._fence(repo, tip.sequence if tip else 0)
             sequence = tip.sequence + 1 if tip else snapshot.FIRST
             data = snapshot.encode(
                 repo.keys, content, sequence=sequence, previous=tip.digest if tip else None

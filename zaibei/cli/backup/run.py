@@ -58,6 +58,9 @@ def run(
     retain_max: Annotated[
         str, typer.Option(help="Refuse a longer --retain: nobody can shorten it later.")
     ] = "400d",
+    accept: Annotated[
+        str, typer.Option(help="Why a change that the guard will call anomalous is meant.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
@@ -73,7 +76,15 @@ def run(
         repos, lost = reachable(repo, password_file, make=repo is None)
         if files:
             done = job.run_files(
-                files, repos, CLOCK, None, bar, label=label, retain=kept, retain_max=longest
+                files,
+                repos,
+                CLOCK,
+                None,
+                bar,
+                label=label,
+                retain=kept,
+                retain_max=longest,
+                accept=accept,
             )
         else:
             conninfo, secret = (postgres, None) if postgres else standby()
@@ -87,6 +98,7 @@ def run(
                 label=label or "zaibei",
                 retain=kept,
                 retain_max=longest,
+                accept=accept,
             )
     complete = done.complete and not lost
     problems = [*lost, *done.problems]
@@ -97,6 +109,7 @@ def run(
             "complete": complete,
             "took_s": done.took,
             "problems": problems,
+            "anomalies": list(done.anomalies),
             "vaults": [
                 {
                     "vault": o.vault,
@@ -104,6 +117,7 @@ def run(
                     "size_bytes": o.snapshot.content.size_bytes if o.snapshot else None,
                     "stored_bytes": o.written.stored_bytes if o.written else None,
                     "error": o.error,
+                    "guard": o.snapshot.content.facts.get("guard") if o.snapshot else None,
                 }
                 for o in done.outcomes
             ],
@@ -111,6 +125,7 @@ def run(
         [
             *(f"{o.vault}: snapshot {o.snapshot.sequence}" for o in made if o.snapshot),
             *(f"INCOMPLETE: {p}" for p in problems),
+            *(f"ANOMALOUS: {a}" for a in done.anomalies),
         ],
     )
     raise typer.Exit(0 if complete else 1)

@@ -1,0 +1,130 @@
+"""The guard at the edge: reads the last good snapshot of the group, measures, decides, writes it down.
+
+`facts["guard"]` holds verdict, reasons, features, the snapshot it was compared with, and the values of the
+group's last runs: one read back tells the whole past. An anomalous snapshot is never compared with: the next
+run is again held against the last good one, until a person accepts the change (`backup run --accept WHY`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from backup.guard import change, listing, verdict
+from backup.guard.heads import Heads
+from backup.guard.said import FACT, group, verdict_of
+from backup.guard.verdict import Features, Judgement, Verdict
+from backup.index import Catalogue
+from backup.reader import Reader
+from backup.repository import Repository
+from backup.snapshot import Content, Snapshot
+from zaibei.kernel.errors import ZaibeiError
+
+LOOK_BACK: Final = 200  # snapshots read in search of the group's last one
+_REASON_CHARS: Final = 400
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The group's last good run, and what the runs before it were like."""
+
+    snapshot: Snapshot
+    features: Features
+    past: tuple[Mapping[str, float], ...]
+
+
+def judging(*, accept: str = "") -> "Callable[[Repository, Catalogue, Content, Heads], Content]":
+    """`accept`: why a person says that this change is meant; then it is the new last good one."""
+
+    def judged(repo: Repository, catalogue: Catalogue, content: Content, heads: Heads) -> Content:
+        try:
+            told = _judged(repo, catalogue, content, heads, accept)
+        except Exception as bad:  # noqa: BLE001 — an error of the guard must never cost a backup
+            _log.warning("guard.failed", vault=repo.name, error=repr(bad))
+            told = {
+                "verdict": Verdict.UNKNOWN.value,
+                "reasons": [f"not judged: {bad}"[:_REASON_CHARS]],
+            }
+        return replace(content, facts={**content.facts, FACT: told})
+
+    return judged
+
+
+def baseline(repo: Repository, content: Content) -> Baseline | None:
+    """Raises what reading raises."""
+    mine, looked = group(content), 0
+    wanted: int | None = None
+    for sequence in reversed(repo.sequences()):
+        if looked >= LOOK_BACK:
+            return None
+        if wanted is not None and sequence > wanted:
+            continue
+        looked += 1
+        one = repo.snapshot(sequence)
+        told = one.content.facts.get(FACT)
+        if group(one.content) != mine or not isinstance(told, dict) or "features" not in told:
+            continue
+        if verdict_of(one.content) is Verdict.ANOMALOUS:
+            # It says itself which one was good; everything between them was anomalous too.
+            wanted = told.get("baseline") or 0
+            continue
+        past = tuple(p for p in told.get("past", ()) if isinstance(p, dict))
+        return Baseline(snapshot=one, features=verdict.features_of(told["features"]), past=past)
+    return None
+
+
+def _judged(
+    repo: Repository, catalogue: Catalogue, content: Content, heads: Heads, accept: str
+) -> dict[str, Any]:
+    try:
+        last = baseline(repo, content)
+        now = _features(repo, catalogue, content, heads, last)
+    except ZaibeiError as bad:
+        # A host that may only write cannot read back; a vault may not answer just now.
+        why = f"the last good snapshot cannot be read: {bad.message}"[:_REASON_CHARS]
+        return {"verdict": Verdict.UNKNOWN.value, "reasons": [why]}
+    past = last.past if last else ()
+    found = verdict.judge(now, past, compared=last is not None)
+    if accept and found.verdict is Verdict.ANOMALOUS:
+        now = replace(now, struck_carried=0.0)
+        found = Judgement(verdict=Verdict.CLEAN, reasons=found.reasons, values={})
+    anomalous = found.verdict is Verdict.ANOMALOUS
+    # A run that is anomalous, accepted or the first says nothing about what is usual.
+    usual = last is not None and not anomalous and found.values
+    grown = (*past, dict(found.values))[-verdict.HISTORY_MAX :] if usual else past
+    return {
+        "verdict": found.verdict.value,
+        "reasons": list(found.reasons),
+        "features": verdict.plain(now),
+        "baseline": last.snapshot.sequence if last else None,
+        "past": [dict(p) for p in grown],
+        **({"accepted": accept} if accept else {}),
+    }
+
+
+def _features(
+    repo: Repository,
+    catalogue: Catalogue,
+    content: Content,
+    heads: Heads,
+    last: Baseline | None,
+) -> Features:
+    # Not closed: its threads were never started, and the catalogue is the writer's.
+    reader = Reader(repo, catalogue)
+    old = last.snapshot.content.tree if last else ()
+    found = listing.differences(
+        old,
+        content.tree,
+        reader.read,
+        entries=max(content.entries, last.features.entries if last else 0),
+    )
+    return change.features(
+        found,
+        catalogue,
+        heads,
+        entries=content.entries,
+        size_bytes=content.size_bytes,
+        before=last.features if last else None,
+    )
