@@ -26,6 +26,7 @@ def fetch_wal(
     *,
     from_segment: int,
     from_timeline: int,
+    towards: int | None = None,
     beside: Iterable[Place] = (),
     whole: bool,
     upto: int | None = None,
@@ -42,6 +43,7 @@ def fetch_wal(
         {t: parse_history(data) for t, data in histories.items()},
         from_timeline=from_timeline,
         from_segment=from_segment,
+        towards=towards,
         beside=beside,
     )
     if way.hole and (whole or (upto is not None and way.reached < upto)):

@@ -7,6 +7,7 @@ after. pg_basebackup's exit code is read before the commit: a stream that ended 
 
 import json
 import os
+import re
 import socket
 import subprocess
 import tarfile
@@ -24,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 from backup import wal
 from backup.cut import Source, for_database
 from backup.fanout import Fanout, Outcome
-from backup.snapshot import Content
+from backup.snapshot import Content, Snapshot
 from backup.tree import Node, Type
 from backup.writer import Writer
 from zaibei.kernel import process
@@ -33,6 +34,7 @@ from zaibei.kernel.errors import Damage, Missing, ToolFailed
 from zaibei.kernel.progress import Progress
 
 BIN: Final = Path("/usr/lib/postgresql/15/bin")
+KIND: Final = "postgres"
 DEADLINE: Final = timedelta(hours=24)
 ASK_WITHIN: Final = timedelta(seconds=15)
 _KEPT_BYTES_MAX = 256 << 20
@@ -40,6 +42,8 @@ _KEPT = ("backup_label", "backup_manifest", "global/pg_control", "PG_VERSION")
 _LAST_WORDS = 2000
 _IDENTIFIER_BYTES = 8
 _CLOSING_S = 30
+_FILES_TOLD = 5
+_BAD_PAGE = re.compile(r'checksum verification failed in file "([^"]+)", block (\d+)')
 
 
 class Wal(StrEnum):
@@ -105,7 +109,7 @@ def backup_postgres(
         progress.step("committing")
         return out.commit(
             Content(
-                kind="postgres",
+                kind=KIND,
                 label=label,
                 host=socket.gethostname(),
                 started=started,
@@ -194,7 +198,7 @@ class _basebackup:  # noqa: N801 — reads as a verb at its place
         if self._child.stdout is not None:
             self._child.stdout.close()
         if self._child.returncode != 0 and (kind is None or issubclass(kind, tarfile.TarError)):
-            raise ToolFailed(ended)
+            raise why_it_failed(ended, self._all())
 
     def _how_it_ended(self) -> str:
         try:
@@ -203,9 +207,25 @@ class _basebackup:  # noqa: N801 — reads as a verb at its place
             self._child.kill()
             code = self._child.wait()
         self._late.cancel()
+        return f"pg_basebackup: exit {code}: {self._all()[-_LAST_WORDS:]}"
+
+    def _all(self) -> str:
         self._said.seek(0)
-        text = self._said.read().decode(errors="replace").strip()[-_LAST_WORDS:]
-        return f"pg_basebackup: exit {code}: {text}"
+        return str(self._said.read().decode(errors="replace").strip())
+
+
+def why_it_failed(ended: str, said: str) -> Damage | ToolFailed:
+    """A page whose checksum is wrong is damage of the member that was read, and the file has a name."""
+    files = list(dict.fromkeys(_BAD_PAGE.findall(said)))
+    if not files:
+        return ToolFailed(ended)
+    shown = ", ".join(f"{name} (block {block})" for name, block in files[:_FILES_TOLD])
+    rest = f" and {len(files) - _FILES_TOLD} more" if len(files) > _FILES_TOLD else ""
+    return Damage(
+        f"base backup: wrong page checksum in {shown}{rest}: nothing was committed",
+        hint="that member's disk returns other bytes than were written: back up from another member,"
+        " then rebuild this one",
+    )
 
 
 def _facts(kept: dict[str, bytes], with_wal: Wal) -> dict[str, Any]:
@@ -230,6 +250,18 @@ def _facts(kept: dict[str, bytes], with_wal: Wal) -> dict[str, Any]:
         "wal_needed": list(_needed(timeline, start, stop)),
         "files": len(manifest["Files"]),
     }
+
+
+def wal_needed_from(snapshot: Snapshot) -> tuple[int, int, int] | None:
+    """The first segment of the log that a recovery from this snapshot reads: system, timeline, number.
+
+    None: not a database. What lies before the earliest of these, of one system, no snapshot needs. Pure.
+    """
+    facts = snapshot.content.facts
+    if snapshot.content.kind != KIND:
+        return None
+    first = wal.lsn(str(facts["start_lsn"])) // wal.SEGMENT_BYTES
+    return int(facts["system_identifier"]), int(facts["start_timeline"]), first
 
 
 def _identifier(control: bytes) -> int:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -26,9 +26,11 @@ from backup.postgres import BIN
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
+from backup.roomchecks import Check, checksums, verified
+from backup.roomchecks import amcheck as amcheck_
 from backup.settle import settle
 from backup.snapshot import Snapshot
-from zaibei.kernel import process
+from backup.target import Action, Recovered, Target, stopped
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -36,10 +38,18 @@ from zaibei.kernel.wait import wait_until
 
 USER: Final = "postgres"
 RECOVERY_WITHIN: Final = timedelta(hours=4)
-TOOL_WITHIN: Final = timedelta(hours=1)
 STOP_WITHIN: Final = timedelta(minutes=2)
 PORT: Final = 5432  # only a part of the socket's name
+__all__ = ["Action", "Check", "Recovered", "Room", "Target", "restored"]
 _LOG_TAIL = 4000
+_WHERE = b"""
+SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() = 'paused' ELSE false END,
+       coalesce(pg_last_wal_replay_lsn()::text, ''), pg_last_xact_replay_timestamp(),
+       (SELECT timeline_id FROM pg_control_checkpoint())
+"""
+_WRITES = b"""
+SELECT pg_current_wal_lsn()::text, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+"""
 _SOCKET_PATH_MAX = 90
 # How PostgreSQL says that the log ended before it was where it had to be.
 _TOO_SHORT = (
@@ -47,45 +57,6 @@ _TOO_SHORT = (
     "WAL ends before",
     "could not locate required checkpoint record",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """How far to recover. `how`: latest, time, lsn or name."""
-
-    how: str = "latest"
-    value: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "Target":
-        """`latest`, `time=2026-11-22T04:00:00Z`, `lsn=0/3000028`, `name=before-the-migration`."""
-        how, _, value = text.partition("=")
-        if how == "latest" and not value:
-            return cls()
-        if how not in ("time", "lsn", "name") or not value or "'" in value or "\n" in value:
-            raise Usage(
-                f"not a recovery target: {text!r}",
-                hint="latest, time=2026-11-22T04:00:00Z, lsn=0/3000028 or name=RESTORE_POINT",
-            )
-        if how == "lsn":
-            wal.lsn(value)
-        if how == "time" and _aware(value) is None:
-            raise Usage(f"not a time with an offset: {value!r}", hint="2026-11-22T04:00:00Z")
-        return cls(how=how, value=value)
-
-    def settings(self) -> dict[str, str]:
-        if self.how == "latest":
-            return {}
-        return {f"recovery_target_{self.how}": self.value, "recovery_target_action": "promote"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """`passed` None: it did not run, and why."""
-
-    name: str
-    passed: bool | None
-    detail: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,6 +71,7 @@ class Room:
     checks: list[Check] = field(default_factory=list)
     recovered_lsn: str = ""
     timeline: int = 0
+    recovered: Recovered | None = None  # None: not through yet
     towards: str = "latest"  # recovery_target_timeline
     hole: str | None = None  # where the archive's WAL breaks off, when it does
 
@@ -126,9 +98,11 @@ def restored(
     target: Target | None = None,
     user: str = USER,
     amcheck: bool = False,
+    pages: bool = False,
     within: timedelta = RECOVERY_WITHIN,
 ) -> Iterator[Room]:
-    """Restore, recover, start, hand over; stop and wipe when left. Raises WalGap or Damage when
+    """Restore, recover, start, hand over; stop and wipe when left. `pages`: first every page's checksum,
+    which takes a clean stop and a second start. `amcheck`: pg_amcheck. Raises WalGap or Damage when
     the log does not reach the target, ToolFailed (with the server's log), Unreachable when recovery is not
     through in time."""
     with tempfile.TemporaryDirectory(prefix="zb-", dir=workdir) as made:
@@ -141,9 +115,15 @@ def restored(
             progress=progress,
             user=user,
         )
+        if pages:
+            with running(room, clock=clock, progress=progress, user=user, within=within):
+                pass
+            progress.step("checking every page's checksum")
+            room.checks.append(checksums(room.data, account=_account(user)))
         with running(room, clock=clock, progress=progress, user=user, within=within):
             if amcheck:
-                room.checks.append(_amcheck(room, user))
+                progress.step("checking every table and index")
+                room.checks.append(_looked_through(room, user))
             yield room
 
 
@@ -172,7 +152,14 @@ def restore_database(
         _give(into, user)
     with _phase(room, "manifest", clock):
         progress.step("checking every file against the manifest")
-        room.checks.append(_verified(room, user))
+        room.checks.append(
+            verified(
+                room.data,
+                brings_wal=snapshot.content.facts["wal"] == "fetch",
+                files=int(snapshot.content.facts["files"]),
+                account=_account(user),
+            )
+        )
     with _phase(room, "wal", clock):
         progress.step("fetching WAL")
         facts = snapshot.content.facts
@@ -184,6 +171,7 @@ def restore_database(
             archive,
             from_segment=start,
             from_timeline=first_timeline,
+            towards=target.timeline,
             beside=[wal.parse_segment(name) for name in brought],
             whole=target.how == "latest",
             upto=wal.lsn(target.value) // wal.SEGMENT_BYTES if target.how == "lsn" else None,
@@ -195,7 +183,7 @@ def restore_database(
                 hint="it was taken without WAL and the archive is empty: choose another vault",
             )
         room.hole = fetched.way.hole
-        if fetched.way.timeline > first_timeline:
+        if fetched.way.timeline > first_timeline or target.timeline is not None:
             room.towards = str(fetched.way.timeline)
         detail = f"{len(fetched.names)} from the archive, "
         detail += f"as far as it goes: {room.hole}" if room.hole else "no gap"
@@ -218,7 +206,8 @@ def running(
 ) -> Iterator[None]:
     """PostgreSQL up and through recovery; stopped cleanly on the way out, whatever happened inside."""
     begun = clock.monotonic()
-    progress.step(f"recovering to {room.target.how} {room.target.value}".rstrip())
+    again = room.recovered is not None
+    progress.step("starting again" if again else f"recovering to {room.target}")
     with room.log.open("wb") as log:
         child = subprocess.Popen(
             [
@@ -239,7 +228,7 @@ def running(
             extra_groups=None if _account(user) is None else [],
         )
     try:
-        with _phase(room, "recovery", clock):
+        with _phase(room, "start" if again else "recovery", clock):
             wait_until(
                 lambda: _why_not_through(room, child),
                 what="recovery",
@@ -249,9 +238,8 @@ def running(
                 hint=f"the server's log: {room.log}",
             )
         room.took += timedelta(seconds=clock.monotonic() - begun)
-        room.checks.append(
-            Check(name="recovery", passed=True, detail=f"promoted at {room.recovered_lsn}")
-        )
+        if not again:
+            room.checks.append(_account_of(room))
         yield
     finally:
         _stop(child)
@@ -262,15 +250,26 @@ def _why_not_through(room: Room, child: "subprocess.Popen[bytes]") -> str | None
         raise _ended(room)
     try:
         with psycopg.connect(room.dsn(), connect_timeout=2, autocommit=True) as connection:
-            row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
-            if row is None or row[0]:
-                return "still in recovery"
-            row = connection.execute(
-                "SELECT pg_current_wal_lsn()::text,"
-                " ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
-            ).fetchone()
+            row = connection.execute(_WHERE).fetchone()
             assert row is not None, "a function has a value"
-            room.recovered_lsn, room.timeline = row
+            recovering, paused, lsn, last_commit, timeline = row
+            if recovering and not (paused and room.target.action is Action.PAUSE):
+                return "still in recovery"
+            if not recovering:
+                row = connection.execute(_WRITES).fetchone()
+                assert row is not None, "a function has a value"
+                room.recovered_lsn, timeline = row
+            else:
+                room.recovered_lsn = lsn
+            room.timeline = timeline
+            # The second start of a promoted room replays nothing and would forget the first.
+            room.recovered = room.recovered or Recovered(
+                lsn=lsn or room.recovered_lsn,
+                timeline=timeline,
+                promoted=not recovering,
+                last_commit=last_commit,
+                stopped=stopped(room.log.read_text(errors="replace")),
+            )
     except psycopg.OperationalError as bad:
         return str(bad).strip()
     return None
@@ -282,7 +281,7 @@ def _ended(room: Room) -> ZaibeiError:
     short = next((why for why in _TOO_SHORT if why in said), None)
     if short is None:
         return ToolFailed(f"postgres ended in recovery: {said}")
-    what = f"{room.target.how} {room.target.value}".rstrip()
+    what = str(room.target)
     if room.hole:
         return WalGap(
             f"recovery to {what}: {short}: {room.hole}",
@@ -294,36 +293,19 @@ def _ended(room: Room) -> ZaibeiError:
     )
 
 
-def _verified(room: Room, user: str) -> Check:
-    argv = [str(BIN / "pg_verifybackup")]
-    if room.snapshot.content.facts["wal"] != "fetch":
-        argv.append("--no-parse-wal")
-    process.run(
-        [*argv, str(room.data)], deadline=TOOL_WITHIN, cwd=room.directory, user=_account(user)
-    )
-    return Check(
-        name="pg_verifybackup",
-        passed=True,
-        detail=f"{room.snapshot.content.facts['files']} files, SHA-256",
-    )
+def _account_of(room: Room) -> Check:
+    done = room.recovered
+    assert done is not None, "through"
+    at = "none after the backup began" if done.last_commit is None else done.last_commit.isoformat()
+    how = "promoted" if done.promoted else "paused, read-only,"
+    detail = f"{how} at {done.lsn} of timeline {done.timeline}; last commit: {at}"
+    return Check(name="recovery", passed=True, detail=detail)
 
 
-def _amcheck(room: Room, user: str) -> Check:
-    if not (BIN / "pg_amcheck").exists():
-        return Check(name="pg_amcheck", passed=None, detail="the program is not here")
-    try:
-        process.run(
-            [
-                *(BIN / "pg_amcheck", "--all", "--install-missing", "--heapallindexed"),
-                *("-h", room.directory, "-p", str(PORT), "-U", USER),
-            ],
-            deadline=TOOL_WITHIN,
-            cwd=room.directory,
-            user=_account(user),
-        )
-    except ToolFailed as bad:
-        return Check(name="pg_amcheck", passed=False, detail=bad.message)
-    return Check(name="pg_amcheck", passed=True, detail="every table and B-tree index")
+def _looked_through(room: Room, user: str) -> Check:
+    if room.target.action is Action.PAUSE:
+        return Check(name="pg_amcheck", passed=None, detail="unknown: the room is read-only")
+    return amcheck_(room.directory, port=PORT, role=USER, account=_account(user))
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
@@ -358,14 +340,6 @@ def _account(user: str) -> str | None:
 
 def _tail(path: Path) -> str:
     return path.read_text(errors="replace")[-_LOG_TAIL:].strip()
-
-
-def _aware(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else None
 
 
 @contextmanager

@@ -60,19 +60,21 @@ def route(
     *,
     from_timeline: int,
     from_segment: int,
+    towards: int | None = None,
     beside: Iterable[Place] = (),
 ) -> Route:
-    """`beside`: segments that the backup itself brings."""
+    """`beside`: segments that the backup itself brings. `towards`: the timeline to end on; None: the newest.
+    Raises Usage when no history leads there from the backup."""
     whole: set[Place] = set(beside)
     parts: set[Place] = set()
     for i in items:
         if i.segment is not None:
             (whole if i.part is None else parts).add((i.timeline, i.segment))
-    timeline, legs = _newest(histories, from_timeline, from_segment)
+    timeline, legs = _newest(histories, from_timeline, from_segment, towards)
     holes = [
         f"wal: timeline {t} is there and no history leads to it from timeline {from_timeline}"
         for t in sorted({t for t, _ in whole | parts} | histories.keys())
-        if t > timeline
+        if t > timeline and towards is None
     ]
     places: list[Place] = []
     cuts: dict[Place, int] = {}
@@ -106,16 +108,23 @@ def route(
 
 
 def _newest(
-    histories: Mapping[int, History], from_timeline: int, from_segment: int
+    histories: Mapping[int, History], from_timeline: int, from_segment: int, towards: int | None
 ) -> tuple[int, list[_Leg]]:
-    """The newest timeline that descends from where the backup began, and the way to it."""
+    """The newest timeline that descends from where the backup began, or the wanted one, and the way to it."""
     for timeline in sorted((t for t in histories if t > from_timeline), reverse=True):
+        if towards not in (None, timeline):
+            continue
         legs = _legs(timeline, histories[timeline])
         for n, leg in enumerate(legs):
             if leg.timeline == from_timeline and leg.stop is not None:
                 if leg.stop // SEGMENT_BYTES >= from_segment:
                     return timeline, legs[n:]
                 break
+    if towards not in (None, from_timeline):
+        raise Usage(
+            f"no history leads from timeline {from_timeline}, where the backup began, to {towards}",
+            hint="choose a timeline that descends from the backup, or another backup",
+        )
     return from_timeline, [_Leg(timeline=from_timeline, begin=0, stop=None)]
 
 

@@ -45,6 +45,8 @@ def settle(
         "hot_standby": "on",
         "wal_level": "replica",
         "autovacuum": "off",
+        # A segment that is used again keeps what stood in it; here what is no longer needed has to be gone.
+        "wal_recycle": "off",
         "restore_command": f"test -f {where}/%f && cp {where}/%f %p",
         "log_line_prefix": "%m ",
         **_at_least(data, account),

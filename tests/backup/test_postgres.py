@@ -22,7 +22,7 @@ from backup.errors import WalGap
 from backup.job import run_postgres
 from backup.receiver import WalArchiver, WalStatus
 from backup.repository import Repository
-from backup.room import Target, restored
+from backup.room import Action, Target, restored
 from backup.verify import Level, verify
 from backup.wal import Archive, parse_segment, systems
 from zaibei.kernel.clock import SystemClock
@@ -236,7 +236,11 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
             clock=CLOCK,
             progress=Silent(),
             amcheck=vault is vaults[0],
+            pages=vault is vaults[0],
         ) as room:
+            assert room.recovered is not None and room.recovered.promoted
+            assert room.recovered.last_commit is not None
+            assert "before-the-mistake" in str(room.recovered.stopped)
             assert table_facts(room.dsn()) == truth
             assert list(missing_ids(room.dsn(), "sample", "key", [*wanted, "never"])) == ["never"]
             assert all(c.passed for c in room.checks), room.checks
@@ -267,6 +271,52 @@ def test_a_standbys_backup_and_the_archive_bring_back_a_named_moment(
     for vault in vaults:
         found = verify(vault, Level.FULL, rng=random.Random(1), progress=Silent())
         assert found.damage == []
+
+
+def test_a_paused_room_shows_the_moment_and_writes_nothing(
+    pair: tuple[Member, Member], directory: Path, make: Callable[..., Repository]
+) -> None:
+    a, _ = pair
+    vault = make()
+    assert run_postgres(a.conninfo(), None, [vault], CLOCK, None, Silent()).complete
+    a.sql("INSERT INTO sample VALUES ('seen', 'x')")
+    lsn = a.sql("SELECT pg_create_restore_point('look')")[0][0]
+    name = a.sql(f"SELECT pg_walfile_name('{lsn}')")[0][0]
+    a.sql("INSERT INTO sample VALUES ('not yet', 'x')")
+    a.sql("SELECT pg_switch_wal()")
+    timeline, segment = parse_segment(str(name))
+    data = (a.data / "pg_wal" / str(name)).read_bytes()
+    Archive(vault, system(a)).put(data, epoch=1, timeline=timeline, segment=segment)
+
+    with restored(
+        vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent(),
+        target=Target.parse("name=look", action=Action.PAUSE), pages=True,
+    ) as room:  # fmt: skip
+        assert room.recovered is not None and not room.recovered.promoted
+        assert room.timeline == 1
+        assert list(missing_ids(room.dsn(), "sample", "key", ["seen", "not yet"])) == ["not yet"]
+        assert [c.name for c in room.checks if not c.holds] == []
+        with psycopg.connect(room.dsn()) as inside, pytest.raises(psycopg.Error, match="read-only"):
+            inside.execute("DELETE FROM sample")
+
+
+def test_a_page_that_the_disk_changed_ends_the_backup_with_its_files_name(
+    pair: tuple[Member, Member], make: Callable[..., Repository]
+) -> None:
+    a, _ = pair
+    vault = make()
+    a.sql("CHECKPOINT")
+    file = str(a.sql("SELECT pg_relation_filepath('sample')")[0][0])
+    with (a.data / file).open("r+b") as table:
+        table.seek(5000)
+        byte = table.read(1)
+        table.seek(5000)
+        table.write(bytes([byte[0] ^ 1]))
+
+    with pytest.raises(Damage, match=f"wrong page checksum in .*{file}"):
+        run_postgres(a.conninfo(), None, [vault], CLOCK, None, Silent())
+
+    assert vault.sequences() == []
 
 
 def test_a_target_that_is_not_in_the_log_is_an_error_and_not_a_silent_latest(

@@ -12,7 +12,7 @@ from backup.fetch import fetch_wal
 from backup.repository import Repository
 from backup.route import History, Place, Route, parse_history, route
 from backup.wal import SEGMENT_BYTES, Archive, Item, segment_name
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Usage
 
 FORK = 5 * SEGMENT_BYTES + 4096  # in segment 5
 
@@ -133,3 +133,17 @@ def test_a_fork_is_cut_in_the_file_and_only_the_ways_histories_are_laid_down(
     assert (tmp_path / segment_name(1, 5)).read_bytes() == (b"\1" * 4096).ljust(
         SEGMENT_BYTES, b"\0"
     )
+
+
+def test_a_timeline_that_was_left_can_be_asked_for() -> None:
+    """The mistake came with the failover: back to what the old writer had, to its very end."""
+    held = items((1, 3), (1, 4), (1, 5), (1, 6), (2, 5), (2, 6))
+    histories: dict[int, History] = {2: ((1, FORK),)}
+    assert way(held, histories).timeline == 2
+
+    left = route(held, histories, from_timeline=1, from_segment=3, towards=1)
+
+    assert (left.timeline, left.hole) == (1, None)
+    assert left.places == ((1, 3), (1, 4), (1, 5), (1, 6))
+    with pytest.raises(Usage, match="no history leads from timeline 1"):
+        route(held, histories, from_timeline=1, from_segment=3, towards=7)

@@ -2,8 +2,10 @@
 
 import random
 import struct
+import threading
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -170,6 +172,42 @@ def test_a_vault_that_is_away_keeps_its_wal_in_the_spool_and_its_lag_grows(
         assert [n for n in names if (spool / n).exists()] == names[-1:]
     for repo in (b, c):
         assert [i.file_name for i in Archive(repo, OURS).items()] == names
+
+
+@dataclass
+class Hanging(MemoryStore):
+    """Takes what it is given and does not answer until it is let go."""
+
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
+        if key.startswith("wal/"):
+            assert self.go.wait(60), "nobody let it go"
+        return MemoryStore.create(self, key, data, retain_until=retain_until)
+
+
+def test_a_vault_that_hangs_does_not_hold_back_the_other(
+    make: Make, spool: Path, clock: SimClock
+) -> None:
+    b = make("site-b")
+    hanging = Hanging(clock=clock, name="site-c")
+    fast = Kdf(memory_kib=64, iterations=1, lanes=1)
+    c = create_repository(hanging, "p", clock=clock, kdf=fast)
+    try:
+        with archiver([b, c], spool, clock) as wal:
+            for n in (3, 4, 5):
+                (spool / segment_name(1, n)).write_bytes(segment_of(OURS, bytes([n])))
+                wal.poll(receive=False, wait_for=timedelta(milliseconds=300))
+
+                lags = {v.vault: v for v in wal.status().vaults}
+                assert lags["site-b"].archived_lsn == say_lsn((n + 1) * SEGMENT_BYTES)
+                assert lags["site-c"].archived_lsn is None
+            hanging.go.set()
+            once(wal)
+            once(wal)
+            assert len({v.archived_lsn for v in wal.status().vaults}) == 1
+    finally:
+        hanging.go.set()
 
 
 def test_the_growing_segment_is_shipped_by_its_new_bytes(

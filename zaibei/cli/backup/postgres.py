@@ -18,13 +18,21 @@ from zaibei.cli.backup.shared import (
 )
 from zaibei.cli.console import progress
 
+_WORDS = {True: "passed", False: "FAILED", None: "unknown"}
+
 
 @app.command()
 def rehearse(
     snapshot: Which = "latest",
     to: Annotated[str, typer.Option(help="latest, time=…, lsn=… or name=…")] = "latest",
     workdir: Annotated[Path, typer.Option(help="Room for the whole database.")] = Path("/var/tmp"),
+    timeline: Annotated[
+        int | None, typer.Option(help="End on this timeline, not on the newest.")
+    ] = None,
     amcheck: Annotated[bool, typer.Option(help="Read every table and index too.")] = False,
+    pages: Annotated[
+        bool, typer.Option(help="Read every page's checksum; needs a second start.")
+    ] = True,
     repo: Repo = None,
     password_file: Password = None,
     json: Json = False,
@@ -47,15 +55,16 @@ def rehearse(
         with rooms.restored(
             chosen,
             one,
-            target=rooms.Target.parse(to),
+            target=rooms.Target.parse(to, timeline=timeline),
             workdir=workdir,
             clock=CLOCK,
             progress=bar,
             amcheck=amcheck,
+            pages=pages,
         ) as room:
             bar.step("counting rows")
             tables = {d: table_facts(room.dsn(d)) for d in databases(room.dsn())}
-        sound = all(c.passed for c in room.checks)
+        sound = all(c.holds for c in room.checks)
         if sound:
             status.restore_verified(
                 chosen.name,
@@ -72,6 +81,7 @@ def rehearse(
             "took_s": room.took,
             "phases_s": room.phases,
             "recovered_lsn": room.recovered_lsn,
+            "recovered": room.recovered,
             "checks": room.checks,
             "databases": tables,
         },
@@ -80,7 +90,7 @@ def rehearse(
                 f"snapshot {one.sequence} of {chosen.name} answered after"
                 f" {room.took.total_seconds():.1f} s, recovered to {room.recovered_lsn}"
             ),
-            *(f"{c.name}: {'passed' if c.passed else 'FAILED'}: {c.detail}" for c in room.checks),
+            *(f"{c.name}: {_WORDS[c.passed]}: {c.detail}" for c in room.checks),
             *(f"{d}.{t}: {f.rows} rows" for d, all_ in tables.items() for t, f in all_.items()),
         ],
     )
