@@ -278,7 +278,11 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
         raw = retry(clock, lambda: store.read(CONFIG))
     except NotThere as none:
         raise NotARepository(
-            f"{store.name}: no repository here", hint="zaibei backup init makes one"
+            f"{store.name}: no repository here",
+            hint=(
+                "zaibei backup init makes one",
+                "if there was one: --as-of TIME shows the vault as it was then",
+            ),
         ) from none
     body, signature = signed.parse(raw, what=f"{store.name}: config")
     try:

@@ -125,6 +125,11 @@ class MemoryStore:
         with self._lock:
             self._keys[key][0] = replace(self._need(key), data=data)
 
+    def overwrite(self, key: str, data: bytes) -> None:
+        """For tests: a stranger's PUT without a condition, which S3 allows; a new version on top."""
+        with self._lock:
+            self._push(key, data, None)
+
     def _push(self, key: str, data: bytes | None, retain_until: datetime | None) -> _Held:
         self._made += 1
         held = _Held(

@@ -3,6 +3,7 @@
 import typer
 
 from zaibei.cli.backup.shared import (
+    AsOf,
     Json,
     Level,
     Password,
@@ -18,10 +19,12 @@ from zaibei.cli.console import progress
 
 
 @app.command("list")
-def list_(repo: Repo = None, password_file: Password = None, json: Json = False) -> None:
+def list_(
+    repo: Repo = None, password_file: Password = None, as_of: AsOf = None, json: Json = False
+) -> None:
     """The snapshots of each repository, oldest first."""
     with told():
-        all_opened = opened(repo, password_file)
+        all_opened = opened(repo, password_file, as_of=as_of)
         found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
     say(
         json,
@@ -40,6 +43,7 @@ def show(
     snapshot: Which = "latest",
     repo: Repo = None,
     password_file: Password = None,
+    as_of: AsOf = None,
     json: Json = False,
 ) -> None:
     """One snapshot: what it is, what it says about itself, what it holds."""
@@ -48,7 +52,7 @@ def show(
 
         from backup.reader import Reader  # noqa: PLC0415
 
-        one_repo = opened(repo, password_file)[0]
+        one_repo = opened(repo, password_file, as_of=as_of)[0]
         one = one_repo.find(snapshot)
         with Reader(one_repo) as reader:
             names = [
@@ -68,6 +72,7 @@ def verify(
     level: Level = Level.SAMPLE,
     repo: Repo = None,
     password_file: Password = None,
+    as_of: AsOf = None,
     json: Json = False,
 ) -> None:
     """Is everything there, and is it what was written?"""
@@ -80,7 +85,7 @@ def verify(
             verifying.verify(
                 r, verifying.Level(level.value), rng=secrets.SystemRandom(), progress=bar
             )
-            for r in opened(repo, password_file)
+            for r in opened(repo, password_file, as_of=as_of)
         ]
     sound = not any(f.damage for f in found)
     say(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from zaibei.cli.backup.shared import (
+    AsOf,
     Json,
     Password,
     Repo,
@@ -24,6 +25,7 @@ def restore(
     target: Annotated[Path, typer.Option(help="An empty or new directory.")],
     repo: Repo = None,
     password_file: Password = None,
+    as_of: AsOf = None,
     json: Json = False,
 ) -> None:
     """Files back. A PostgreSQL snapshot comes back as a data directory; `rehearse` starts one."""
@@ -32,7 +34,7 @@ def restore(
         from backup.reader import Reader  # noqa: PLC0415
         from backup.restore import restore_files  # noqa: PLC0415
 
-        all_opened = opened(repo, password_file)
+        all_opened = opened(repo, password_file, as_of=as_of)
         if snapshot == "latest":
             chosen, one = latest(all_opened)
         else:

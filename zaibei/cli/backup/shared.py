@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +42,12 @@ Password = Annotated[
     typer.Option("--password-file", help="Its first line opens the repository."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+AsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--as-of", help="As the vault was then, through later overwrites: 2026-11-22T04:00Z."
+    ),
+]
 Which = Annotated[str, typer.Argument(help="A number from `list`, or latest.")]
 
 
@@ -75,13 +82,29 @@ def places(
     return [(s, secret) for s in stores]
 
 
-def opened(urls: list[str] | None, password_file: Path | None) -> "list[Repository]":
+def opened(
+    urls: list[str] | None, password_file: Path | None, *, as_of: str | None = None
+) -> "list[Repository]":
+    """With `as_of` as the vaults were then, read-only."""
     from backup.repository import open_repository  # noqa: PLC0415
+    from infra.objectstore import asof  # noqa: PLC0415
 
-    return [
-        open_repository(store, secret, clock=CLOCK)
-        for store, secret in places(urls, password_file, make=False)
-    ]
+    found = places(urls, password_file, make=False)
+    if as_of is not None:
+        at = moment(as_of)
+        found = [(asof.as_of(store, at), secret) for store, secret in found]
+    return [open_repository(store, secret, clock=CLOCK) for store, secret in found]
+
+
+def moment(text: str) -> datetime:
+    """A time as people write it, with its zone: a guessed zone would be hours of somebody's data."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as bad:
+        raise Usage(f"not a time: {text!r}", hint="for example 2026-11-22T04:00:00+08:00") from bad
+    if at.tzinfo is None:
+        raise Usage(f"{text!r} does not say its zone", hint=f"{text}Z, or with an offset: +08:00")
+    return at.astimezone(UTC)
 
 
 def reachable(
