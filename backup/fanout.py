@@ -42,6 +42,7 @@ class _Open:
     node: Node
     ids: list[_Ids] = field(default_factory=list)
     pending: deque[Future[_Ids]] = field(default_factory=deque)
+    known: Sequence[tuple[bytes, ...]] | None = None  # one a vault: it holds them already
 
 
 class Fanout:
@@ -89,14 +90,26 @@ class Fanout:
             size += len(piece)
             while len(one.pending) > PIECES_IN_FLIGHT:
                 one.ids.append(one.pending.popleft().result())
-        one.node = replace(node, size_bytes=size)
+        one.node = replace(node, size_bytes=size + sum(length for _, length in node.holes))
+        self._take(one)
+        return one.node
+
+    def reuse(self, node: Node, blobs: Sequence[tuple[bytes, ...]]) -> bool:
+        """An entry whose blobs each vault already holds, as its own listing of the parent says. False, and
+        nothing is added, when a vault lacks one of them: then the source must be read."""
+        for at, writer in enumerate(self._writers):
+            if at not in self._failed and not writer.holds(blobs[at]):
+                return False
+        self._take(_Open(node, known=blobs))
+        return True
+
+    def _take(self, one: _Open) -> None:
         self._open.append(one)
         self.entries += 1
-        self.size_bytes += size
+        self.size_bytes += one.node.size_bytes
         self._progress.done(self.size_bytes, unit="B")
         while self._open and (len(self._open) > ENTRIES_OPEN or _ready(self._open[0])):
             self._close(self._open.popleft())
-        return one.node
 
     def commit(self, content: Content) -> tuple[Outcome, ...]:
         """Snapshots where it went well, reasons where not. `content.tree` and the counts are filled in."""
@@ -134,7 +147,7 @@ class Fanout:
         """Write an entry's lines once its blobs have ids."""
         one.ids += [f.result() for f in one.pending]
         for at in range(len(self._writers)):
-            ids = [i[at] for i in one.ids]
+            ids = [i[at] for i in one.ids] if one.known is None else list(one.known[at])
             if at in self._failed or None in ids:
                 continue
             node = replace(one.node, blobs=tuple(i for i in ids if i is not None))

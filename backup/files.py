@@ -1,37 +1,41 @@
 """A tree of files as a source. Names are bytes; what cannot be read is a problem of the run, never a hole
-that nobody sees. Sockets, pipes and devices hold no data and are skipped; extended attributes are not kept.
+that nobody sees. Kept: extended attributes (ACLs are some), hard links, holes, pipes, sockets and devices.
 """
 
 # Names are bytes here, and pathlib refuses bytes.
-# ruff: noqa: PTH115, PTH118, PTH119, PTH208
+# ruff: noqa: PTH115, PTH119
 
+import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from backup.cut import OTHER, Cutter
 from backup.fanout import Fanout, Outcome
+from backup.parent import Parents, parents
 from backup.snapshot import Content
-from backup.tree import Node, Type
+from backup.tree import HOLES_MAX, XATTR_BYTES_MAX, Extent, Node, Type, segments
+from backup.walk import Entry, Rules, order, walk
 from backup.writer import Writer
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Progress
 
 PROBLEMS_MAX: Final = 1000  # listed in the snapshot; the count is always exact
+_BLOCK = 512  # what st_blocks counts
 _OF = {
     stat.S_IFREG: Type.FILE,
     stat.S_IFDIR: Type.DIRECTORY,
     stat.S_IFLNK: Type.LINK,
+    stat.S_IFIFO: Type.FIFO,
+    stat.S_IFSOCK: Type.SOCKET,
+    stat.S_IFCHR: Type.CHAR,
+    stat.S_IFBLK: Type.BLOCK,
 }
-
-
-class _MakeNode(Protocol):
-    def __call__(self, now: os.stat_result, target: bytes = b"") -> Node: ...
 
 
 @dataclass(slots=True)
@@ -44,6 +48,26 @@ class _Problems:
         if len(self.lines) < PROBLEMS_MAX:
             self.lines.append(f"{os.fsdecode(path)!a}: {why}")
 
+    def os(self, path: bytes, bad: OSError) -> None:
+        self.add(path, bad.strerror or str(bad))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """What the entries of one run share."""
+
+    out: Fanout
+    cutter: Cutter
+    parents: Parents
+    problems: _Problems = field(default_factory=_Problems)
+    # The first name of each file that has several, and how many of its names are still to come.
+    links: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)
+    excluded: int = 0
+    skipped: int = 0
+
+    def leave_out(self) -> None:
+        self.excluded += 1
+
 
 def backup_files(
     paths: Sequence[Path],
@@ -53,116 +77,207 @@ def backup_files(
     progress: Progress,
     label: str = "",
     cutter: Cutter = OTHER,
+    rules: Rules | None = None,
+    skip_unchanged: bool = True,
 ) -> tuple[Outcome, ...]:
     """Each path under its own name. Raises Usage for one that is not there or two of one name."""
+    rules = rules or Rules()
+    roots = _roots(paths)
+    shown = [os.fsdecode(r).encode(errors="replace").decode() for r in roots.values()]
+    host, started = socket.gethostname(), clock.now()
+    progress.step(f"reading {', '.join(shown)}")
+    with Fanout(writers, progress) as out:
+        known = Parents([], progress.note)
+        if skip_unchanged:
+            known = parents(
+                writers,
+                kind="files",
+                host=host,
+                facts={"roots": shown},
+                order=order,
+                note=progress.note,
+            )
+        run = _Run(out=out, cutter=cutter, parents=known)
+        try:
+            for name, root in roots.items():
+                for entry in walk(
+                    root, name, rules, problem=run.problems.os, excluded=run.leave_out
+                ):
+                    _add(run, entry)
+        finally:
+            known.close()
+        progress.step("committing")
+        return out.commit(
+            Content(
+                kind="files",
+                label=label,
+                host=host,
+                started=started,
+                finished=clock.now(),
+                tree=(),
+                entries=0,
+                size_bytes=0,
+                complete=run.problems.count == 0,
+                problems=tuple(run.problems.lines),
+                facts={
+                    "roots": shown,
+                    "problems": run.problems.count,
+                    "unchanged": run.skipped,
+                    "excluded": run.excluded,
+                    "rules": list(rules.lines),
+                    "one_file_system": rules.one_file_system,
+                },
+            )
+        )
+
+
+def _roots(paths: Sequence[Path]) -> dict[bytes, bytes]:
+    """Name in the listing to path, in the order of the names."""
     roots = [os.fsencode(p.absolute()) for p in paths]
-    names = [os.path.basename(os.path.normpath(r)) or b"root" for r in roots]
-    if len(set(names)) != len(names):
+    named = {os.path.basename(os.path.normpath(r)) or b"root": r for r in roots}
+    if len(named) != len(roots):
         raise Usage(
             "two of the paths end in the same name", hint="back up the directory above both"
         )
     for root in roots:
         if not os.path.lexists(root):
             raise Usage(f"{os.fsdecode(root)}: no such file or directory")
-    started, problems, skipped = clock.now(), _Problems(), 0
-    progress.step(f"reading {', '.join(os.fsdecode(r) for r in roots)}")
-    with Fanout(writers, progress) as out:
-        for root, name in zip(roots, names, strict=True):
-            for real, path, info in _walk(root, name, problems):
-                type_ = _OF.get(stat.S_IFMT(info.st_mode))
-                if type_ is None:
-                    skipped += 1
-                    continue
-                _add(out, real, path, info, type_, cutter, problems)
-        progress.step("committing")
-        return out.commit(
-            Content(
-                kind="files",
-                label=label,
-                host=socket.gethostname(),
-                started=started,
-                finished=clock.now(),
-                tree=(),
-                entries=0,
-                size_bytes=0,
-                complete=problems.count == 0,
-                problems=tuple(problems.lines),
-                facts={
-                    "roots": [os.fsdecode(r).encode(errors="replace").decode() for r in roots],
-                    "problems": problems.count,
-                    "special_files_skipped": skipped,
-                },
-            )
-        )
+    return dict(sorted(named.items()))
 
 
-def _walk(
-    root: bytes, name: bytes, problems: _Problems
-) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """Depth first, names sorted, a directory before what is in it. Links are not followed."""
-    waiting = [(root, name)]
-    while waiting:
-        real, path = waiting.pop()
-        try:
-            info = os.lstat(real)
-            yield real, path, info
-            if stat.S_ISDIR(info.st_mode):
-                below = sorted(os.listdir(real), reverse=True)
-                waiting += [(os.path.join(real, b), path + b"/" + b) for b in below]
-        except OSError as bad:
-            problems.add(path, bad.strerror or str(bad))
-
-
-def _add(
-    out: Fanout,
-    real: bytes,
-    path: bytes,
-    info: os.stat_result,
-    type_: Type,
-    cutter: Cutter,
-    problems: _Problems,
-) -> None:
-    def node(now: os.stat_result, target: bytes = b"") -> Node:
-        return Node(
-            path=path,
-            type=type_,
-            mode=stat.S_IMODE(now.st_mode),
-            mtime_ns=now.st_mtime_ns,
-            uid=now.st_uid,
-            gid=now.st_gid,
-            target=target,
-        )
-
+def _add(run: _Run, entry: Entry) -> None:
+    type_ = _OF[stat.S_IFMT(entry.info.st_mode)]
     try:
+        if type_ is Type.FILE:
+            _add_file(run, entry)
+            return
+        node = _node(run, entry, type_, entry.info, entry.real)
         if type_ is Type.LINK:
-            out.add(node(info, os.readlink(real)))
-        elif type_ is Type.DIRECTORY:
-            out.add(node(info))
-        else:
-            _add_file(out, real, path, node, cutter, problems)
+            node = replace(node, target=os.readlink(entry.real))
+        elif type_ in (Type.CHAR, Type.BLOCK):
+            node = replace(node, rdev=(os.major(entry.info.st_rdev), os.minor(entry.info.st_rdev)))
+        run.out.add(node)
     except OSError as bad:
-        problems.add(path, bad.strerror or str(bad))
+        run.problems.os(entry.path, bad)
 
 
-def _add_file(
-    out: Fanout,
-    real: bytes,
-    path: bytes,
-    node: _MakeNode,
-    cutter: Cutter,
-    problems: _Problems,
-) -> None:
+def _add_file(run: _Run, entry: Entry) -> None:
+    if (known := run.parents.unchanged(entry.path, entry.info)) is not None:
+        node = replace(known[0], hard=_first_name(run, entry.path, entry.info))
+        if run.out.reuse(node, [n.blobs for n in known]):
+            run.skipped += 1
+            _remember_name(run, entry.path, entry.info)
+            return
     # O_NOFOLLOW and the second look: between the walk and here somebody may have put a link or a pipe.
-    fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(entry.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as source:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            problems.add(path, "became something else while it was read")
+            run.problems.add(entry.path, "became something else while it was read")
             return
-        read = out.add(node(before), cutter.cut(source))
+        node = _node(run, entry, Type.FILE, before, fd)
+        node = replace(node, hard=_first_name(run, entry.path, before))
+        if before.st_blocks * _BLOCK < before.st_size and (holes := _holes(fd, before.st_size)):
+            node = replace(node, holes=holes, size_bytes=before.st_size)
+            read = run.out.add(node, run.cutter.cut(_Dense(fd, segments(node))))
+        else:
+            source.seek(0)
+            read = run.out.add(node, run.cutter.cut(source))
         after = os.fstat(fd)
     if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size) or (
         read.size_bytes != after.st_size
     ):
         # The copy may hold half of one write and half of another.
-        problems.add(path, "changed while it was read")
+        run.problems.add(entry.path, "changed while it was read")
+    _remember_name(run, entry.path, before)
+
+
+def _node(run: _Run, entry: Entry, type_: Type, now: os.stat_result, of: bytes | int) -> Node:
+    return Node(
+        path=entry.path,
+        type=type_,
+        mode=stat.S_IMODE(now.st_mode),
+        mtime_ns=now.st_mtime_ns,
+        uid=now.st_uid,
+        gid=now.st_gid,
+        xattrs=_attributes(of, lambda why: run.problems.add(entry.path, why)),
+        ctime_ns=now.st_ctime_ns,
+        device=now.st_dev,
+        inode=now.st_ino,
+    )
+
+
+def _attributes(of: bytes | int, problem: Callable[[str], None]) -> tuple[tuple[bytes, bytes], ...]:
+    """Sorted. One that vanishes between the two calls was not there."""
+    follow = isinstance(of, int)
+    found, size = [], 0
+    try:
+        for name in os.listxattr(of, follow_symlinks=follow):
+            value = os.getxattr(of, name, follow_symlinks=follow)
+            found.append((os.fsencode(name), value))
+            size += len(name) + len(value)
+    except OSError as bad:
+        if bad.errno == errno.ENOTSUP:
+            return ()
+        if bad.errno != errno.ENODATA:
+            problem(f"its attributes: {bad.strerror}")
+    if size > XATTR_BYTES_MAX:
+        problem(f"its attributes of {size} bytes are not kept; {XATTR_BYTES_MAX} is the limit")
+        return ()
+    return tuple(sorted(found))
+
+
+def _first_name(run: _Run, path: bytes, info: os.stat_result) -> bytes:
+    first, _ = run.links.get((info.st_dev, info.st_ino), (b"", 0))
+    return first if first != path else b""
+
+
+def _remember_name(run: _Run, path: bytes, info: os.stat_result) -> None:
+    """Forgotten with the last name, so that what is held is bounded by the links that are open."""
+    if info.st_nlink < 2:
+        return
+    key = (info.st_dev, info.st_ino)
+    first, left = run.links.get(key, (path, info.st_nlink))
+    if left > 1:
+        run.links[key] = (first, left - 1)
+    else:
+        del run.links[key]
+
+
+def _holes(fd: int, size: int) -> tuple[Extent, ...]:
+    """Where nothing was ever written; empty when the filesystem does not say or there are too many."""
+    found: list[Extent] = []
+    at = 0
+    while at < size:
+        try:
+            data = min(os.lseek(fd, at, os.SEEK_DATA), size)
+        except OSError as end:
+            if end.errno != errno.ENXIO:
+                return ()
+            data = size
+        if data > at:
+            found.append((at, data - at))
+        if len(found) > HOLES_MAX:
+            return ()
+        at = os.lseek(fd, data, os.SEEK_HOLE) if data < size else size
+    return tuple(found)
+
+
+class _Dense:
+    """A file's data one after the other, as if it had no holes."""
+
+    def __init__(self, fd: int, where: Sequence[Extent]) -> None:
+        self._fd = fd
+        self._left = list(reversed(where))
+
+    def read(self, size: int, /) -> bytes:
+        while self._left:
+            offset, length = self._left.pop()
+            got = os.pread(self._fd, min(size, length), offset)
+            if not got:  # it became shorter; the look afterwards tells
+                self._left.clear()
+            elif len(got) < length:
+                self._left.append((offset + len(got), length - len(got)))
+            if got:
+                return got
+        return b""

@@ -15,6 +15,7 @@ from backup.guard.verdict import Verdict
 from backup.postgres import Wal, backup_postgres
 from backup.repository import Repository
 from backup.snapshot import Snapshot
+from backup.walk import Rules
 from backup.writer import Writer
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage, ZaibeiError
@@ -63,12 +64,22 @@ def run_files(
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
+    rules: Rules | None = None,
+    skip_unchanged: bool = True,
 ) -> Run:
     """`accept`: why a person says that a change which the guard will notice is meant."""
     return _run(
         "files",
         repos,
-        lambda writers: backup_files(paths, writers, clock=clock, progress=progress, label=label),
+        lambda writers: backup_files(
+            paths,
+            writers,
+            clock=clock,
+            progress=progress,
+            label=label,
+            rules=rules,
+            skip_unchanged=skip_unchanged,
+        ),
         clock=clock,
         rng=rng,
         progress=progress,

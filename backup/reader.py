@@ -28,6 +28,7 @@ class Reader:
     def __init__(self, repository: Repository, catalogue: Catalogue | None = None) -> None:
         self.repository = repository
         self.catalogue = catalogue or repository.catalogue()
+        self._own = catalogue is None
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="restore")
         self._lock = threading.Lock()
         self._packs: OrderedDict[str, tuple[Future[_Opened], int]] = OrderedDict()
@@ -37,8 +38,13 @@ class Reader:
         return self
 
     def __exit__(self, *gone: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """A catalogue that was lent is its owner's to close."""
         self._pool.shutdown(cancel_futures=True)
-        self.catalogue.close()
+        if self._own:
+            self.catalogue.close()
 
     def read(self, id: bytes) -> bytes:  # noqa: A002
         """Raises Damage when no place holds the blob whole."""

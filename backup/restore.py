@@ -10,6 +10,8 @@ back from the disk, so the result is `restored`, not `verified`.
 
 import errno
 import os
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +20,16 @@ from pathlib import Path
 from backup.errors import NotEmpty
 from backup.reader import Reader
 from backup.snapshot import Snapshot
-from backup.tree import Node, Type, why_unsafe
+from backup.tree import Node, Type, segments, why_unsafe
 from zaibei.kernel.errors import Damage, NoSpace
 from zaibei.kernel.progress import Progress
+
+_SPECIAL = {
+    Type.FIFO: stat.S_IFIFO,
+    Type.SOCKET: stat.S_IFSOCK,
+    Type.CHAR: stat.S_IFCHR,
+    Type.BLOCK: stat.S_IFBLK,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,8 @@ class Restored:
     directories: int
     links: int
     size_bytes: int
+    special: int = 0
+    unset: tuple[str, ...] = ()  # what this account or filesystem would not have
 
 
 def restore_files(
@@ -61,14 +72,15 @@ def _restore(
     files = size = 0
     progress.step(f"restoring snapshot {snapshot.sequence} of {reader.repository.name}")
     for node in reader.nodes(snapshot):
-        if (why := why_unsafe(node.path)) is not None:
-            raise Damage(f"a listing names {os.fsdecode(node.path)!a}: {why}")
+        for name in (node.path, node.hard or node.path):
+            if (why := why_unsafe(name)) is not None:
+                raise Damage(f"a listing names {os.fsdecode(name)!a}: {why}")
         if not wanted(node.path):
             continue
         real = os.path.join(base, node.path)
         try:
             os.makedirs(os.path.dirname(real), mode=0o700, exist_ok=True)
-            if node.type is Type.FILE:
+            if node.type is Type.FILE and not (node.hard and wanted(node.hard)):
                 _write(reader, node, real)
                 files += 1
                 size += node.size_bytes
@@ -80,35 +92,91 @@ def _restore(
                 late.append((real, node))
         except (FileExistsError, NotADirectoryError) as twice:
             raise Damage(f"a listing names {os.fsdecode(node.path)!a} twice") from twice
-    for real, node in late:
-        if node.type is Type.LINK:
-            try:
-                os.symlink(node.target, real)
-            except FileExistsError as twice:
-                raise Damage(f"a listing names {os.fsdecode(node.path)!a} twice") from twice
+    unset: list[str] = []
+    # Hard links before symbolic ones: no name that is linked to may lead through one.
+    for real, node in sorted(late, key=lambda one: one[1].type is Type.LINK):
+        if node.type is Type.DIRECTORY:
+            continue
+        try:
+            made = _late(real, node, base, unset)
+        except FileExistsError as twice:
+            raise Damage(f"a listing names {os.fsdecode(node.path)!a} twice") from twice
+        if made:
             _own(real, node)
+            _attributes(real, node, unset)
+            if node.type is not Type.LINK:
+                os.chmod(real, node.mode)
+            os.utime(real, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
     for real, node in reversed(late):
         if node.type is Type.DIRECTORY:
             _own(real, node)
             os.chmod(real, node.mode)
+            _attributes(real, node, unset)
             os.utime(real, ns=(node.mtime_ns, node.mtime_ns))
-    links = sum(n.type is Type.LINK for _, n in late)
-    return Restored(files=files, directories=len(late) - links, links=links, size_bytes=size)
+    count = Counter(n.type for _, n in late)
+    return Restored(
+        files=files + count[Type.FILE],
+        directories=count[Type.DIRECTORY],
+        links=count[Type.LINK],
+        special=sum(count[t] for t in _SPECIAL),
+        size_bytes=size,
+        unset=tuple(unset),
+    )
+
+
+def _late(real: bytes, node: Node, base: bytes, unset: list[str]) -> bool:
+    """A link or special file. False: it shares its attributes with another name, or could not be made."""
+    if node.hard:
+        try:
+            os.link(os.path.join(base, node.hard), real, follow_symlinks=False)
+        except FileNotFoundError as none:
+            raise Damage(
+                f"a listing links {os.fsdecode(node.path)!a} to what is not there"
+            ) from none
+        return False
+    if node.type is Type.LINK:
+        os.symlink(node.target, real)
+        return True
+    try:
+        os.mknod(real, _SPECIAL[node.type] | 0o600, os.makedev(*node.rdev))
+    except PermissionError as refused:
+        unset.append(f"{os.fsdecode(node.path)!a}: {node.type}: {refused.strerror}")
+        return False
+    return True
 
 
 def _write(reader: Reader, node: Node, real: bytes) -> None:
     fd = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as out:
         size = 0
+        where = iter(segments(node))
+        left = 0
         for data in reader.read_all(node.blobs):
             size += len(data)
-            out.write(data)
+            rest = memoryview(data)
+            while rest:
+                if not left:
+                    offset, left = next(where, (None, len(rest)))
+                    if offset is not None:
+                        out.seek(offset)
+                out.write(rest[:left])
+                rest, left = rest[left:], max(0, left - len(rest))
+        if size != node.data_bytes:
+            raise Damage(f"{os.fsdecode(node.path)!a}: {size} bytes of {node.data_bytes}")
+        out.truncate(node.size_bytes)
         out.flush()
-        if size != node.size_bytes:
-            raise Damage(f"{os.fsdecode(node.path)!a}: {size} bytes of {node.size_bytes}")
         _own(real, node)
         os.fchmod(fd, node.mode)
+        _attributes(real, node, [])
     os.utime(real, ns=(node.mtime_ns, node.mtime_ns))
+
+
+def _attributes(real: bytes, node: Node, unset: list[str]) -> None:
+    for name, value in node.xattrs:
+        try:
+            os.setxattr(real, name, value, follow_symlinks=False)
+        except OSError as refused:
+            unset.append(f"{os.fsdecode(node.path)!a}: {os.fsdecode(name)}: {refused.strerror}")
 
 
 def _own(real: bytes, node: Node) -> None:

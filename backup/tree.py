@@ -1,33 +1,65 @@
 """The listing of a snapshot: one JSON line an entry, in blobs of whole lines, in the order they were read.
 
 Names are bytes: UTF-8 where it is, hex where it is not. A file of very many blobs goes on in `more` lines,
-so that no line and no tree blob outgrows its bound.
+so that no line and no tree blob outgrows its bound. Fields are only ever added; an entry of a type that is
+not known here was written by a later zaibei and is refused, because leaving it out would be a silent hole.
 """
 
-import base64
-import json
+import binascii
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
+import orjson
+
+from backup.errors import NewerFormat
 from backup.suite import ID_BYTES
 from zaibei.kernel.errors import Damage
 
 LINE_BLOBS_MAX: Final = 4096
 TREE_BYTES: Final = 512 << 10  # a tree blob is closed when it holds this much
 NAME_BYTES_MAX: Final = 64 << 10
+XATTR_BYTES_MAX: Final = 1 << 20  # of one entry, names and values
+HOLES_MAX: Final = 8192  # of one file; a file of more is read as if it had none
+Extent = tuple[int, int]  # offset, length
 
 
 class Type(StrEnum):
     FILE = "file"
     DIRECTORY = "dir"
     LINK = "link"
+    FIFO = "fifo"
+    SOCKET = "socket"
+    CHAR = "char"
+    BLOCK = "block"
+    OBJECT = "object"  # a version of an S3 key: its path is the key, as it is
+    MARKER = "marker"  # a delete marker of an S3 key
+
+
+_TYPES: Final = {t.value: t for t in Type}
+_DATA: Final = frozenset((Type.FILE, Type.OBJECT))
+_DEVICES: Final = frozenset((Type.CHAR, Type.BLOCK))
+OBJECTS: Final = frozenset((Type.OBJECT, Type.MARKER))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Object:
+    """What a bucket says of one version of a key. `meta`: content-type and user metadata, by header."""
+
+    version: str | None
+    etag: str
+    latest: bool
+    meta: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One entry. `path` is relative, `/`-separated, never with `.` or `..` parts."""
+    """One entry. `path` is relative, `/`-separated, never with `.` or `..` parts (a key may be anything).
+
+    `blobs` are the data without the holes: `size_bytes` is theirs and the holes' together. An entry with
+    `hard` is one more name of the file at that path; its blobs are there all the same, so that it can be
+    restored without the other. `ctime_ns` and `inode` 0: not known."""
 
     path: bytes
     type: Type
@@ -38,18 +70,42 @@ class Node:
     size_bytes: int = 0
     target: bytes = b""  # of a link
     blobs: tuple[bytes, ...] = ()
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    hard: bytes = b""
+    holes: tuple[Extent, ...] = ()
+    rdev: tuple[int, int] = (0, 0)  # major, minor
+    ctime_ns: int = 0
+    device: int = 0
+    inode: int = 0
+    object: Object | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """What the blobs hold together."""
+        return self.size_bytes - sum(length for _, length in self.holes)
 
 
 def why_unsafe(path: bytes) -> str | None:
     """Why a restore must not touch this name; None when it may."""
-    parts = path.split(b"/")
     if not path or b"\0" in path:
         return "empty or with a NUL"
     if len(path) > NAME_BYTES_MAX:
         return "too long"
-    if any(p in (b"", b".", b"..") for p in parts):
+    if any(p in (b"", b".", b"..") for p in path.split(b"/")):
         return "absolute or climbing out"
     return None
+
+
+def segments(node: Node) -> list[Extent]:
+    """Where the data of a file is, between its holes."""
+    found, at = [], 0
+    for offset, length in node.holes:
+        if offset > at:
+            found.append((at, offset - at))
+        at = offset + length
+    if at < node.size_bytes:
+        found.append((at, node.size_bytes - at))
+    return found
 
 
 def encode(node: Node) -> Iterator[bytes]:
@@ -63,28 +119,42 @@ def encode(node: Node) -> Iterator[bytes]:
     }
     if node.type is Type.LINK:
         line |= _text("target", node.target)
-    if node.type is Type.FILE:
+    if node.type in _DATA:
         line |= {"size": node.size_bytes, "blobs": _packed(node.blobs[:LINE_BLOBS_MAX])}
+    if node.holes:
+        line["holes"] = node.holes
+    if node.hard:
+        line |= _text("hard", node.hard)
+    if node.type in _DEVICES:
+        line["rdev"] = node.rdev
+    if node.xattrs:
+        line |= _attributes(node.xattrs)
+    if node.inode:
+        line |= {"ctime_ns": node.ctime_ns, "dev_ino": (node.device, node.inode)}
+    if (about := node.object) is not None:
+        line["object"] = {"version": about.version, "etag": about.etag, "latest": about.latest}
+        if about.meta:
+            line["object"]["meta"] = dict(about.meta)
     yield _line(line)
     for at in range(LINE_BLOBS_MAX, len(node.blobs), LINE_BLOBS_MAX):
         yield _line({"more": _packed(node.blobs[at : at + LINE_BLOBS_MAX])})
 
 
 def decode(blobs: Iterable[bytes]) -> Iterator[Node]:
-    """Raises Damage for anything that `encode` does not write."""
+    """Raises Damage for anything that `encode` does not write, NewerFormat for an unknown type."""
     open_: Node | None = None
     more: list[bytes] = []
     for raw in blobs:
         for line in raw.splitlines():
             try:
-                fields = json.loads(line)
+                fields = orjson.loads(line)
                 if "more" in fields:
                     more += _unpacked(fields["more"])
                     continue
                 if open_ is not None:
                     yield _whole(open_, more)
                 open_, more = _node(fields), []
-            except (KeyError, TypeError, ValueError, RecursionError) as bad:
+            except (KeyError, TypeError, ValueError, AttributeError) as bad:
                 raise Damage(f"a listing has a line that cannot be read: {bad}") from bad
     if open_ is not None:
         yield _whole(open_, more)
@@ -93,28 +163,98 @@ def decode(blobs: Iterable[bytes]) -> Iterator[Node]:
 
 
 def _whole(node: Node, more: list[bytes]) -> Node:
-    if more and node.type is not Type.FILE:
+    if not more:
+        return node
+    if node.type not in _DATA:
         raise Damage("a listing gives blobs to what is not a file")
-    return replace(node, blobs=node.blobs + tuple(more)) if more else node
+    return replace(node, blobs=node.blobs + tuple(more))
 
 
 def _node(fields: dict[str, Any]) -> Node:
-    type_ = Type(fields["type"])
-    numbers = {k: fields[k] for k in ("mode", "mtime_ns", "uid", "gid")}
-    if not all(isinstance(v, int) for v in numbers.values()):
-        raise ValueError("a number is not one")
+    type_ = _TYPES.get(fields["type"])
+    if type_ is None:
+        raise NewerFormat(
+            f"a listing has an entry of type {fields['type']!a}", hint="use a newer zaibei"
+        )
+    data = type_ in _DATA
+    plain = type_ is Type.DIRECTORY or type_ is Type.FILE
+    extra = {} if plain and len(fields) == (8 if data else 6) else _extra(fields, type_)
     return Node(
         path=_bytes("path", fields),
         type=type_,
-        **numbers,
-        target=_bytes("target", fields) if type_ is Type.LINK else b"",
-        size_bytes=int(fields["size"]) if type_ is Type.FILE else 0,
-        blobs=tuple(_unpacked(fields["blobs"])) if type_ is Type.FILE else (),
+        mode=_number(fields["mode"]),
+        mtime_ns=_number(fields["mtime_ns"]),
+        uid=_number(fields["uid"]),
+        gid=_number(fields["gid"]),
+        size_bytes=_number(fields["size"]) if data else 0,
+        blobs=tuple(_unpacked(fields["blobs"])) if data else (),
+        **extra,
     )
 
 
+def _extra(fields: dict[str, Any], type_: Type) -> dict[str, Any]:
+    """The fields that most entries lack."""
+    found: dict[str, Any] = {}
+    if type_ is Type.LINK:
+        found["target"] = _bytes("target", fields)
+    if "ctime_ns" in fields:
+        found["ctime_ns"] = _number(fields["ctime_ns"])
+        found["device"], found["inode"] = map(_number, fields["dev_ino"])
+    if "xattrs" in fields or "xattrs_hex" in fields:
+        named = [(n.encode(), v) for n, v in fields.get("xattrs", {}).items()]
+        named += [(bytes.fromhex(n), v) for n, v in fields.get("xattrs_hex", {}).items()]
+        found["xattrs"] = tuple(sorted((n, _raw(v)) for n, v in named))
+    if type_ is Type.FILE and ("hard" in fields or "hard_hex" in fields):
+        found["hard"] = _bytes("hard", fields)
+    if type_ is Type.FILE and "holes" in fields:
+        found["holes"] = _holes(fields["holes"], _number(fields["size"]))
+    if type_ in _DEVICES:
+        major, minor = map(_number, fields["rdev"])
+        found["rdev"] = (major, minor)
+    if type_ in OBJECTS:
+        found["object"] = _object(fields["object"])
+    return found
+
+
+def _holes(pairs: Any, size: int) -> tuple[Extent, ...]:
+    """Rising, apart, inside the file: anything else would write one byte of a blob twice or nowhere."""
+    found, at = [], -1
+    for offset, length in pairs:
+        if not (_number(offset) > at and _number(length) > 0 and offset + length <= size):
+            raise ValueError("holes overlap or leave the file")
+        found.append((offset, length))
+        at = offset + length
+    return tuple(found)
+
+
+def _object(said: dict[str, Any]) -> Object:
+    version, etag, latest = said["version"], said["etag"], said["latest"]
+    meta = tuple(sorted(said.get("meta", {}).items()))
+    texts = (etag, *(t for pair in meta for t in pair), *(() if version is None else (version,)))
+    if type(latest) is not bool or not all(type(t) is str for t in texts):
+        raise ValueError("an object is described in other than text")
+    return Object(version=version, etag=etag, latest=latest, meta=meta)
+
+
+def _attributes(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, dict[str, str]]:
+    text, other = {}, {}
+    for name, value in pairs:
+        said = binascii.b2a_base64(value, newline=False).decode()
+        try:
+            text[name.decode()] = said
+        except UnicodeDecodeError:
+            other[name.hex()] = said
+    return {k: v for k, v in (("xattrs", text), ("xattrs_hex", other)) if v}
+
+
 def _line(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+    return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int:  # a bool is an int, and no size
+        raise ValueError("a number is not one")
+    return value
 
 
 def _text(name: str, value: bytes) -> dict[str, str]:
@@ -125,17 +265,23 @@ def _text(name: str, value: bytes) -> dict[str, str]:
 
 
 def _bytes(name: str, fields: dict[str, Any]) -> bytes:
-    if name in fields:
-        return str(fields[name]).encode()
+    if (text := fields.get(name)) is not None:
+        raw: bytes = text.encode()
+        return raw
     return bytes.fromhex(fields[f"{name}_hex"])
 
 
 def _packed(ids: Iterable[bytes]) -> str:
-    return base64.b64encode(b"".join(ids)).decode()
+    return binascii.b2a_base64(b"".join(ids), newline=False).decode()
+
+
+def _raw(text: str) -> bytes:
+    # `strict_mode` passes an empty text and refuses everything that base64 does not write.
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _unpacked(text: str) -> list[bytes]:
-    raw = base64.b64decode(text, validate=True)
+    raw = _raw(text)
     if len(raw) % ID_BYTES:
         raise ValueError("a list of blobs is cut short")
     return [raw[i : i + ID_BYTES] for i in range(0, len(raw), ID_BYTES)]

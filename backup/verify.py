@@ -171,7 +171,7 @@ def _listing(reader: Reader, one: Snapshot, out: Report) -> None:
                     f"snapshot {one.sequence}: a blob of {node.path!a} is in no index segment"
                 )
             size += places[0].entry.raw_bytes
-        if size != node.size_bytes:
+        if size != node.data_bytes:
             raise Damage(f"snapshot {one.sequence}: blobs of {node.path!a} do not add up")
 
 

@@ -63,7 +63,7 @@ class Writer:
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
         self._named: dict[str, tuple[str, ...]] = {}  # index segment -> the packs it names
-        self._catalogue = repository.catalogue(named=self._named)
+        self.catalogue = repository.catalogue(named=self._named)
         self._lock = threading.Lock()
         self._data = [Builder(Kind.DATA) for _ in range(_OPEN_PACKS)]
         self._tree = Builder(Kind.TREE)
@@ -75,12 +75,12 @@ class Writer:
         """The blob's id. It is in the vault at the latest when `finish` returned."""
         keys = self.repository.keys
         id_ = keys.blob_id(kind.domain, chunk.data)
-        if places := self._catalogue.places(id_):
+        if places := self.catalogue.places(id_):
             with self._lock:
                 self._known += 1
                 self._reused[places[0].pack] = places[0].pack_bytes
             return id_
-        if not self._catalogue.claim(id_):
+        if not self.catalogue.claim(id_):
             with self._lock:
                 self._known += 1
             return id_
@@ -99,6 +99,16 @@ class Writer:
         if full is not None:
             self._upload(full)
         return id_
+
+    def holds(self, ids: Sequence[bytes]) -> bool:
+        """Whether every one of these is in the vault already; then this run relies on it."""
+        found = [self.catalogue.places(id_) for id_ in ids]
+        if not all(found):
+            return False
+        with self._lock:
+            self._known += len(ids)
+            self._reused.update((places[0].pack, places[0].pack_bytes) for places in found)
+        return True
 
     def finish(self) -> Written:
         """Everything that was put is in the vault and indexed."""
@@ -127,7 +137,7 @@ class Writer:
     def judged(self, content: Content, heads: Heads) -> Content:
         if self._judge is None:
             return content
-        return self._judge(self.repository, self._catalogue, content, heads)
+        return self._judge(self.repository, self.catalogue, content, heads)
 
     def commit(self, content: Content) -> Snapshot:
         """The one write that makes the backup exist."""
@@ -148,12 +158,12 @@ class Writer:
         raise Busy(f"{repo.name}: {_COMMIT_ATTEMPTS} other writers committed first")
 
     def close(self) -> None:
-        self._catalogue.close()
+        self.catalogue.close()
 
     def _upload(self, builder: Builder) -> None:
         pack = builder.seal(self.repository.keys, self._rng)
         self.repository.create(key_of(pack.name), pack.data, retain_until=self._retain)
-        self._catalogue.add(pack.name, len(pack.data), pack.entries)
+        self.catalogue.add(pack.name, len(pack.data), pack.entries)
         due: list[Held] = []
         with self._lock:
             self._packs += 1

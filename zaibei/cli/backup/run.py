@@ -61,6 +61,18 @@ def run(
     accept: Annotated[
         str, typer.Option(help="Why a change that the guard will call anomalous is meant.")
     ] = "",
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out, as in .gitignore; repeatable.")
+    ] = None,
+    exclude_from: Annotated[
+        list[Path] | None, typer.Option(help="A file of such rules; repeatable.")
+    ] = None,
+    one_file_system: Annotated[
+        bool, typer.Option("--one-file-system", help="Stay on each path's own filesystem.")
+    ] = False,
+    no_skip: Annotated[
+        bool, typer.Option("--no-skip", help="Read unchanged files again too.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
@@ -68,6 +80,7 @@ def run(
     Without --files and --postgres: the stack's databases, from a standby."""
     with told(), progress() as bar:
         from backup import job  # noqa: PLC0415
+        from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         if files and postgres:
@@ -75,6 +88,9 @@ def run(
         kept, longest = duration(retain) if retain else None, duration(retain_max)
         repos, lost = reachable(repo, password_file, make=repo is None)
         if files:
+            rules = Rules.of(
+                exclude or (), files=exclude_from or (), one_file_system=one_file_system
+            )
             done = job.run_files(
                 files,
                 repos,
@@ -85,6 +101,8 @@ def run(
                 retain=kept,
                 retain_max=longest,
                 accept=accept,
+                rules=rules,
+                skip_unchanged=not no_skip,
             )
         else:
             conninfo, secret = (postgres, None) if postgres else standby()

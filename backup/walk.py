@@ -1,0 +1,105 @@
+"""A tree of files in one stable order, without what the rules leave out. Names are bytes; links are not followed.
+
+The order is that of names compared part by part, a directory before what is in it: two walks of one tree
+meet the same entries in the same order, so a listing of the last one can be read beside this one.
+The rules are the operator's alone. A file in the tree cannot exclude anything: whoever may write into the
+data would otherwise decide what of it is backed up.
+"""
+
+# Names are bytes here, and pathlib refuses bytes.
+# ruff: noqa: PTH118, PTH208
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pathspec
+
+from zaibei.kernel.errors import Usage
+
+RULES_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    real: bytes
+    path: bytes  # as the listing names it
+    info: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What is left out. `lines` in the words of gitignore, each relative to the root that was asked for."""
+
+    lines: tuple[str, ...] = ()
+    one_file_system: bool = False
+    _spec: pathspec.GitIgnoreSpec | None = None
+
+    @classmethod
+    def of(
+        cls, lines: Sequence[str] = (), *, files: Sequence[Path] = (), one_file_system: bool = False
+    ) -> "Rules":
+        """Raises Usage for a rule that is none, with its line, and for a file that cannot be read."""
+        all_ = [("--exclude", 1, line) for line in lines]
+        for file in files:
+            try:
+                said = file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as bad:
+                raise Usage(f"{file}: no exclude rules can be read: {bad}") from bad
+            all_ += [(str(file), n, line) for n, line in enumerate(said, 1)]
+        if len(all_) > RULES_MAX:
+            raise Usage(f"{len(all_)} exclude rules; {RULES_MAX} are the limit")
+        for where, n, line in all_:
+            try:
+                pathspec.GitIgnoreSpec.from_lines([line])
+            except ValueError as bad:
+                raise Usage(
+                    f"{where}:{n}: not a rule: {line!r}", hint="rules are written as in .gitignore"
+                ) from bad
+        kept = tuple(line for _, _, line in all_ if line.strip() and not line.startswith("#"))
+        spec = pathspec.GitIgnoreSpec.from_lines(kept) if kept else None
+        return cls(kept, one_file_system, spec)
+
+    def leaves_out(self, below: bytes, *, directory: bool) -> bool:
+        """`below`: the path under the root; the root itself is never left out."""
+        if self._spec is None or not below:
+            return False
+        return self._spec.match_file(os.fsdecode(below) + ("/" if directory else ""))
+
+
+def walk(
+    root: bytes,
+    name: bytes,
+    rules: Rules,
+    *,
+    problem: Callable[[bytes, OSError], None],
+    excluded: Callable[[], None] = lambda: None,
+) -> Iterator[Entry]:
+    """What lies under `root`, as `name/…`. What cannot be looked at is told to `problem`."""
+    waiting = [(root, name)]
+    skip = len(name) + 1
+    device: int | None = None
+    while waiting:
+        real, path = waiting.pop()
+        try:
+            info = os.lstat(real)
+            directory = stat.S_ISDIR(info.st_mode)
+            if rules.leaves_out(path[skip:], directory=directory):
+                excluded()
+                continue
+            device = info.st_dev if device is None else device
+            yield Entry(real, path, info)
+            # The mount point itself is kept: a restore must bring back where to mount.
+            if directory and not (rules.one_file_system and info.st_dev != device):
+                below = sorted(os.listdir(real), reverse=True)
+                waiting += [(os.path.join(real, b), path + b"/" + b) for b in below]
+        except OSError as bad:
+            problem(path, bad)
+
+
+def order(path: bytes) -> bytes:
+    """Sorts as the walk goes: `a`, `a/x`, `a-b`. No name holds a NUL."""
+    return path.replace(b"/", b"\0")
