@@ -2,8 +2,9 @@
 SHELL := /bin/sh
 PY := .venv/bin/python -P
 SEED ?= 1
+SECONDS_EACH ?= 60
 
-.PHONY: setup lab-setup drill test check sim wheel docs lock clean
+.PHONY: setup lab-setup drill test check fuzz sim wheel docs lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +12,7 @@ help:
 	  'make drill   three sites, a power loss, a verdict with proof (root, Debian 12; ~4 minutes after set-up)' \
 	  'make test    everything that guards main (~10 minutes; with root one lab boot is in it)' \
 	  'make check   formatting, lint, types, import contracts' \
+	  'make fuzz    every parser of backups under atheris: make fuzz SECONDS_EACH=60' \
 	  'make sim     the seeded simulation: make sim SEED=7' \
 	  'make wheel   the wheel, and the tests of its layout' \
 	  'make docs    the generated pages of docs/reference' \
@@ -34,6 +36,11 @@ check: setup
 test: lab-setup check
 	$(PY) -m pytest -q -n 2 --dist loadfile --ignore tests/lab
 	$(PY) -m pytest -q tests/lab
+
+fuzz: setup
+	@for p in $$($(PY) tests/fuzz/backup_parsers.py); do echo "== $$p"; \
+	  $(PY) tests/fuzz/backup_parsers.py $$p $(SECONDS_EACH) >/tmp/zaibei-fuzz.log 2>&1 || { tail -n 40 /tmp/zaibei-fuzz.log; exit 1; }; \
+	  grep -E 'DONE|stat::' /tmp/zaibei-fuzz.log | tail -n 1; done
 
 sim: setup
 	ZAIBEI_SEED=$(SEED) $(PY) -m pytest -q tests/simulation

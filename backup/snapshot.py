@@ -123,7 +123,7 @@ def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
                 "problems": tuple(text["problems"]),
             }
         )
-    except (KeyError, TypeError, ValueError) as bad:
+    except (KeyError, TypeError, ValueError, AttributeError) as bad:
         raise Damage(f"{what}: {bad}") from bad
     return Snapshot(
         sequence=sequence,
