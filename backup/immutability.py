@@ -104,12 +104,6 @@ def too_short(found: Iterable[Stat], end: datetime) -> list[Stat]:
     return [s for s in found if s.retain_until is None or s.retain_until < end]
 
 
-def segments_of(named: Mapping[str, Sequence[str]], packs: Iterable[str]) -> list[str]:
-    """The index segments that name one of `packs`; the others are not this snapshot's. Pure."""
-    wanted = frozenset(packs)
-    return sorted(s for s, held in named.items() if not wanted.isdisjoint(held))
-
-
 def confirm(
     repo: Repository, needed: Mapping[str, int | None], *, end: datetime | None
 ) -> Confirmed:

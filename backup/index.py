@@ -34,7 +34,7 @@ _ENTRY = struct.Struct(
     f">{ID_BYTES}sIBBIIII"
 )  # id, pack, kind, encoding, offset, stored, raw, slot
 _BOUND = "index"  # a segment is named by its digest; this is what its AAD names
-_ROW = np.dtype(
+ROW = np.dtype(
     [
         ("id", f"V{ID_BYTES}"),
         ("pack", ">u4"),
@@ -49,7 +49,7 @@ _ROW = np.dtype(
 _WIDTH: Final = _ENTRY.size
 _KEY: Final = ID_BYTES + 4  # id and pack: one entry each
 _FEW: Final = 5
-assert _ROW.itemsize == _WIDTH
+assert ROW.itemsize == _WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,6 @@ class Segment:
     names: Rows  # (packs, 32)
     sizes: NDArray[np.uint64]
     rows: Rows
-
-    def pack_names(self) -> tuple[str, ...]:
-        return tuple(n.tobytes().hex() for n in self.names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,7 @@ def read_segment(keys: Keyring, name: str, sealed: bytes) -> Segment:
         raise Damage(f"index {name}: counts do not fit")
     listed = rows_of(plain[_COUNT.size : at], _PACK.size)
     rows = rows_of(plain[at + _COUNT.size :], _WIDTH)
-    fields = rows.view(_ROW).reshape(-1)
+    fields = rows.view(ROW).reshape(-1)
     if (fields["pack"] >= packs).any():
         raise Damage(f"index {name}: a blob in a pack that it does not name")
     if (fields["kind"] > max(blob.Kind)).any() or (fields["encoding"] > max(Encoding)).any():
@@ -164,6 +161,7 @@ class Catalogue:
         self._fresh: dict[bytes, bytes] = {}  # id -> its rows, of what was added since
         self._fresh_rows = 0
         self._claimed: set[bytes] = set()
+        self._segments: list[tuple[str, int, int]] = []  # name, number of its first pack, packs
         self._by_pack: tuple[Run, int] | None = None
 
     def load(
@@ -176,15 +174,16 @@ class Catalogue:
             for one in segments:
                 kept = one if not condemned else _without(one, condemned)
                 first = self._packs.extend(kept.names, kept.sizes)
+                self._segments.append((kept.name, first, len(kept.names)))
                 rows = kept.rows.copy()
-                fields = rows.view(_ROW).reshape(-1)
+                fields = rows.view(ROW).reshape(-1)
                 fields["pack"] += np.uint32(first)
                 pile.add(rows)
             numbers = self._packs.settle()
 
             def renumbered(rows: Rows) -> Rows:
                 rows = rows.copy()
-                fields = rows.view(_ROW).reshape(-1)
+                fields = rows.view(ROW).reshape(-1)
                 fields["pack"] = numbers[fields["pack"]]
                 return rows
 
@@ -233,6 +232,16 @@ class Catalogue:
         for number in numbers:
             yield self._packs.name_and_size(int(number))
 
+    def segments_naming(self, packs: Iterable[str]) -> list[str]:
+        """The loaded segments that name one of these packs, sorted."""
+        with self._lock:
+            wanted = np.zeros(self._packs.total, bool)
+            for name in packs:
+                if (number := self._packs.number(bytes.fromhex(name))) is not None:
+                    wanted[number] = True
+            hit = wanted[self._packs.settle()]
+            return sorted(name for name, at, count in self._segments if hit[at : at + count].any())
+
     def entries(self, pack: str) -> set[Entry]:
         with self._lock:
             number = self._packs.number(bytes.fromhex(pack))
@@ -256,7 +265,7 @@ class Catalogue:
             total = self._packs.total
         live, live_bytes, blobs = (np.zeros(total, np.int64) for _ in range(3))
         for rows, wanted in _side_by_side(run, ids):
-            fields = rows.view(_ROW).reshape(-1)
+            fields = rows.view(ROW).reshape(-1)
             at = fields["pack"].astype(np.int64)
             blobs += np.bincount(at, minlength=total)
             kept = within(rows, wanted, ID_BYTES)
@@ -318,7 +327,7 @@ class Catalogue:
             bits = cut([run])
             for number in range(1 << bits):
                 rows = run.block(number, bits)
-                fields = rows.view(_ROW).reshape(-1)
+                fields = rows.view(ROW).reshape(-1)
                 spread = (fields["pack"].astype(np.uint64) * np.uint64(step)).astype(">u4")
                 led = np.empty_like(rows)
                 led[:, :4] = spread.reshape(-1, 1).view(np.uint8)
@@ -344,9 +353,9 @@ def _without(one: Segment, condemned: frozenset[bytes]) -> Segment:
     if not gone.any():
         return one
     numbers = np.cumsum(~gone) - 1
-    fields = one.rows.view(_ROW).reshape(-1)
+    fields = one.rows.view(ROW).reshape(-1)
     rows = one.rows[~gone[fields["pack"]]].copy()
-    kept = rows.view(_ROW).reshape(-1)
+    kept = rows.view(ROW).reshape(-1)
     kept["pack"] = numbers[kept["pack"]]
     return Segment(one.name, one.names[~gone], one.sizes[~gone], rows)
 

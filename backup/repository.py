@@ -130,22 +130,9 @@ class Repository:
                 return one
         raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
 
-    def catalogue(
-        self,
-        *,
-        without: frozenset[str] = frozenset(),
-        named: dict[str, tuple[str, ...]] | None = None,
-    ) -> Catalogue:
-        """Every index segment, read now, but for packs that are not to be relied on (`without`). The caller
-        closes it. `named` is told which packs each segment names."""
-
-        def told() -> Iterator[Segment]:
-            for one in self.segments():
-                if named is not None:
-                    named[one.name] = one.pack_names()
-                yield one
-
-        return Catalogue().load(told(), without=without)
+    def catalogue(self, *, without: frozenset[str] = frozenset()) -> Catalogue:
+        """Every index segment, read now, but for packs that are not to be relied on. The caller closes it."""
+        return Catalogue().load(self.segments(), without=without)
 
     def segments(self, damaged: Callable[[Damage], None] | None = None) -> Iterator[Segment]:
         """Each index segment, a few read ahead. Without `damaged` the first bad one raises."""

@@ -62,8 +62,7 @@ class Writer:
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
-        self._named: dict[str, tuple[str, ...]] = {}  # index segment -> the packs it names
-        self.catalogue = repository.catalogue(named=self._named)
+        self.catalogue = repository.catalogue()
         self._lock = threading.Lock()
         self._data = [Builder(Kind.DATA) for _ in range(_OPEN_PACKS)]
         self._tree = Builder(Kind.TREE)
@@ -124,7 +123,7 @@ class Writer:
         self._unindexed = []
         needed: dict[str, int | None] = {key_of(p): size for p, size in self._reused.items()}
         if self._retain is not None:
-            segments = immutability.segments_of(self._named, self._reused)
+            segments = self.catalogue.segments_naming(self._reused)
             needed |= {f"index/{s}": None for s in segments}
         immutability.confirm(self.repository, needed, end=self._retain)
         return Written(

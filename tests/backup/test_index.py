@@ -150,6 +150,16 @@ def test_a_catalogue_that_outgrows_its_memory_says_the_same(
     assert sum(x.live_blobs for x in one.liveness(some)) == len(some)
 
 
+def test_a_segment_is_found_by_the_packs_that_it_names() -> None:
+    one = Catalogue()
+    a, b, c = (Held(p.hex(), 9, (entry(IDS[n], n),)) for n, p in enumerate(PACKS[:3]))
+    first, second, third = segment([a]), segment([a, b]), segment([c])
+    one.load([first, second, third])
+    assert one.segments_naming([b.name]) == [second.name]
+    assert one.segments_naming([a.name, "00" * 31 + "99"]) == sorted([first.name, second.name])
+    assert one.segments_naming([]) == []
+
+
 def test_a_blob_is_claimed_once_and_never_when_it_is_there() -> None:
     one = Catalogue()
     assert one.claim(IDS[0])
