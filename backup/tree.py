@@ -37,7 +37,7 @@ class Type(StrEnum):
     MARKER = "marker"  # a delete marker of an S3 key
 
 
-_TYPES: Final = {t.value: t for t in Type}
+TYPES: Final = {t.value: t for t in Type}
 _DATA: Final = frozenset((Type.FILE, Type.OBJECT))
 _DEVICES: Final = frozenset((Type.CHAR, Type.BLOCK))
 OBJECTS: Final = frozenset((Type.OBJECT, Type.MARKER))
@@ -171,7 +171,7 @@ def _whole(node: Node, more: list[bytes]) -> Node:
 
 
 def _node(fields: dict[str, Any]) -> Node:
-    type_ = _TYPES.get(fields["type"])
+    type_ = TYPES.get(fields["type"])
     if type_ is None:
         raise NewerFormat(
             f"a listing has an entry of type {fields['type']!a}", hint="use a newer zaibei"

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup import tree
+from backup.errors import NewerFormat
 from backup.job import run_files
 from backup.reach import IdSet, ids_of, reachable
 from backup.reader import Reader
@@ -45,6 +46,11 @@ def test_ids_are_found_in_any_listing_that_can_be_written(
     ]
     raw = b"".join(line for n in nodes for line in tree.encode(n))
     assert ids_of(raw) == b"".join(i for _, blobs in files for i in blobs)
+
+
+def test_an_entry_of_a_later_type_is_refused_and_not_taken_for_empty() -> None:
+    with pytest.raises(NewerFormat):
+        ids_of(b'{"type":"hologram","parts":"AAAA"}\n')
 
 
 @pytest.mark.parametrize("raw", [b"{", b'{"blobs":"AAAA"}', b'{"blobs":7}', b'{"more":"*"}', b"7"])
