@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from backup import heads, immutability, status
+from backup.bucket import backup_bucket
 from backup.fanout import Outcome
 from backup.files import backup_files
 from backup.guard.judge import judging
@@ -17,6 +18,7 @@ from backup.repository import Repository
 from backup.snapshot import Snapshot
 from backup.walk import Rules
 from backup.writer import Writer
+from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -78,6 +80,42 @@ def run_files(
             progress=progress,
             label=label,
             rules=rules,
+            skip_unchanged=skip_unchanged,
+        ),
+        clock=clock,
+        rng=rng,
+        progress=progress,
+        retain=retain,
+        retain_max=retain_max,
+        accept=accept,
+    )
+
+
+def run_bucket(
+    store: ObjectStore,
+    repos: Sequence[Repository],
+    clock: Clock,
+    rng: random.Random | None,
+    progress: Progress,
+    *,
+    source: str,
+    label: str = "",
+    retain: timedelta | None = None,
+    retain_max: timedelta = immutability.RETAIN_MAX,
+    accept: str = "",
+    skip_unchanged: bool = True,
+) -> Run:
+    """`source` names the bucket: by it the next run finds what this one has already fetched."""
+    return _run(
+        "bucket",
+        repos,
+        lambda writers: backup_bucket(
+            store,
+            writers,
+            source=source,
+            clock=clock,
+            progress=progress,
+            label=label,
             skip_unchanged=skip_unchanged,
         ),
         clock=clock,

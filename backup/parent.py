@@ -87,12 +87,13 @@ def parents(
     writers: Sequence[Writer],
     *,
     kind: str,
-    host: str,
+    host: str | None,
     facts: Mapping[str, Any],
     order: Order,
     note: Callable[[str], None],
 ) -> Parents:
-    """The newest complete snapshot of the same source in each vault: same kind, host and `facts`."""
+    """The newest complete snapshot of the same source in each vault: same kind and `facts`; and `host`, where
+    the source is a host's own."""
     found: list[Parent | None] = []
     for writer in writers:
         one: Parent | None = None
@@ -107,13 +108,14 @@ def parents(
     return Parents(found, note)
 
 
-def _newest(repo: Repository, *, kind: str, host: str, facts: Mapping[str, Any]) -> Snapshot | None:
+def _newest(
+    repo: Repository, *, kind: str, host: str | None, facts: Mapping[str, Any]
+) -> Snapshot | None:
     for sequence in sorted(repo.sequences(), reverse=True)[:LOOK_BACK]:
         one = repo.snapshot(sequence)
         c = one.content
-        if (c.kind, c.host, c.complete) == (kind, host, True) and all(
-            c.facts.get(k) == v for k, v in facts.items()
-        ):
+        same = c.kind == kind and host in (None, c.host)
+        if same and c.complete and all(c.facts.get(k) == v for k, v in facts.items()):
             return one
     return None
 

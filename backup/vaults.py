@@ -23,6 +23,10 @@ PREFIX: Final = "backup/"
 WRITER: Final = "writer"
 ROLE: Final = "zaibei_backup"  # of PostgreSQL: may replicate and read
 _KEY, _SECRET, _CA = "ZAIBEI_S3_KEY", "ZAIBEI_S3_SECRET_FILE", "ZAIBEI_S3_CA_FILE"
+# Of a bucket that is backed up or restored into; where these are not set, those above are taken.
+_BUCKET_KEY, _BUCKET_SECRET = "ZAIBEI_BUCKET_KEY", "ZAIBEI_BUCKET_SECRET_FILE"
+_BUCKET_CA = "ZAIBEI_BUCKET_CA_FILE"
+BUSINESS: Final = "business"
 
 
 def open_url(url: str) -> ObjectStore:
@@ -117,27 +121,53 @@ def ensure(
         return open_repository(store, secret, clock=clock)
 
 
-def _s3(url: str) -> ObjectStore:
+def open_bucket(where: str) -> tuple[ObjectStore, str]:
+    """A business bucket, and what names it in snapshots. `s3+https://HOST/BUCKET[/PREFIX]`, or `SITE/BUCKET` of
+    the provisioned stack as its business identity."""
+    if urlsplit(where).scheme in ("s3+https", "s3+http"):
+        own = _BUCKET_KEY if os.environ.get(_BUCKET_KEY) else _KEY
+        secret = _BUCKET_SECRET if own == _BUCKET_KEY else _SECRET
+        ca = _BUCKET_CA if os.environ.get(_BUCKET_CA) else _CA
+        return _s3(where, key=own, secret=secret, ca=ca), where.rstrip("/")
+    site, _, bucket = where.partition("/")
+    if not site or not bucket or ":" in where or "/" in bucket:
+        raise Usage(
+            f"not a bucket: {where!r}",
+            hint="s3+https://HOST/BUCKET[/PREFIX], or SITE/BUCKET of the provisioned stack",
+        )
+    from infra.objectstore.s3 import open_store  # noqa: PLC0415
+
+    stack = sites.load()
+    if site not in [s.name for s in stack.sites]:
+        raise Usage(f"no site {site!r}", hint=", ".join(s.name for s in stack.sites))
+    store = open_store(
+        stack.site(site).store, ca_file=stack.ca_file, bucket=bucket, role=BUSINESS, site=site
+    )
+    return store, where
+
+
+def _s3(url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA) -> ObjectStore:
+    """The arguments: which variables of the environment say it."""
     from infra.objectstore.s3 import open_store  # noqa: PLC0415
 
     parts = urlsplit(url)
-    key, secret = os.environ.get(_KEY), os.environ.get(_SECRET)
-    if not key or not secret:
+    key_id, secret_file = os.environ.get(key), os.environ.get(secret)
+    if not key_id or not secret_file:
         raise Usage(
             f"no keys for {parts.netloc}",
-            hint=f"export {_KEY} (the access key) and {_SECRET} (a file with the secret key)",
+            hint=f"export {key} (the access key) and {secret} (a file with the secret key)",
         )
     bucket, _, prefix = parts.path.lstrip("/").partition("/")
     if prefix and not prefix.endswith("/"):
         prefix += "/"
-    ca = os.environ.get(_CA)
+    ca_file = os.environ.get(ca)
     return open_store(
         sites.StoreAccess(
             endpoint=f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}",
             region=os.environ.get("AWS_REGION", "us-east-1"),
-            keys={WRITER: (key, sites.Secret(file=Path(secret)))},
+            keys={WRITER: (key_id, sites.Secret(file=Path(secret_file)))},
         ),
-        ca_file=Path(ca) if ca else None,
+        ca_file=Path(ca_file) if ca_file else None,
         bucket=bucket,
         role=WRITER,
         prefix=prefix,

@@ -8,10 +8,10 @@
 - Any method may raise `Refused`: this identity is not allowed to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from zaibei.kernel.errors import Damage, ZaibeiError
 
@@ -93,5 +93,19 @@ class VersionedStore(ObjectStore, Protocol):
     def versions(self, prefix: str = "") -> Iterator[Version]:
         """All versions and delete markers, by key (UTF-8 bytes), the newest of a key first."""
 
-    def read_version(self, key: str, *, version: str) -> bytes:
-        """One version whole, also behind a delete marker."""
+    def read_version(
+        self, key: str, *, version: str, start: int = 0, length: int | None = None
+    ) -> bytes:
+        """One version, whole or a range as `read` takes it, also behind a delete marker."""
+
+
+@runtime_checkable
+class HeaderedStore(VersionedStore, Protocol):
+    """A store whose objects carry headers: `content-type`, `cache-control`, `x-amz-meta-…`, lower case.
+
+    Only what whoever wrote the object chose; lengths, times and checksums are told elsewhere."""
+
+    def headers(self, key: str, *, version: str | None = None) -> dict[str, str]: ...
+
+    def create_with(self, key: str, data: bytes, headers: Mapping[str, str]) -> str | None:
+        """`create`, with what `headers` gave. Raises Usage for a header that is none of these."""

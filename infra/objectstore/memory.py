@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 from infra.objectstore.contract import AlreadyThere, Locked, NotThere, Stat, Version
+from infra.objectstore.headers import known
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Unreachable
 
@@ -28,6 +29,7 @@ class _Held:
     data: bytes | None  # None: a delete marker
     modified: datetime
     retain_until: datetime | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,13 +90,32 @@ class MemoryStore:
             fault.after()
         return iter(found)
 
-    def read_version(self, key: str, *, version: str) -> bytes:
+    def read_version(
+        self, key: str, *, version: str, start: int = 0, length: int | None = None
+    ) -> bytes:
         with self._call("read_version", key) as fault, self._lock:
             held = self._find(key, version)
             if held is None or held.data is None:
                 raise NotThere(f"{self.name}: {key} has no version {version}")
             fault.after()
-            return held.data
+            return held.data[start:] if length is None else held.data[start : start + length]
+
+    def headers(self, key: str, *, version: str | None = None) -> dict[str, str]:
+        with self._call("headers", key) as fault, self._lock:
+            held = self._need(key) if version is None else self._find(key, version)
+            if held is None or held.data is None:
+                raise NotThere(f"{self.name}: {key} has no version {version}")
+            fault.after()
+            return dict(held.headers)
+
+    def create_with(self, key: str, data: bytes, headers: Mapping[str, str]) -> str | None:
+        known(headers)
+        with self._call("create", key) as fault, self._lock:
+            if self._current(key) is not None:
+                raise AlreadyThere(f"{self.name}: {key} is already there")
+            held = self._push(key, bytes(data), None, headers)
+            fault.after()
+            return held.version
 
     def remove(self, key: str, *, version: str | None = None) -> None:
         with self._call("remove", key) as fault, self._lock:
@@ -130,13 +151,20 @@ class MemoryStore:
         with self._lock:
             self._push(key, data, None)
 
-    def _push(self, key: str, data: bytes | None, retain_until: datetime | None) -> _Held:
+    def _push(
+        self,
+        key: str,
+        data: bytes | None,
+        retain_until: datetime | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> _Held:
         self._made += 1
         held = _Held(
             version=f"{self._made:08d}",
             data=data,
             modified=self.clock.now(),
             retain_until=retain_until,
+            headers=tuple(sorted((headers or {}).items())),
         )
         self._keys.setdefault(key, []).insert(0, held)
         return held

@@ -7,7 +7,7 @@ adaptive on 503 and 429.
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from infra.objectstore.contract import (
     UnsoundListing,
     Version,
 )
+from infra.objectstore.headers import from_answer, to_request
 from infra.objectstore.listing import is_folder_of, strictly_rising, suspects, upsets
 from infra.sites import Secret, StoreAccess
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
@@ -168,6 +169,29 @@ class S3Store:
         return parsedate_to_datetime(told).astimezone(UTC)
 
     def create(self, key: str, data: bytes, *, retain_until: datetime | None = None) -> str | None:
+        lock: dict[str, Any] = {}
+        if retain_until is not None:
+            lock = {
+                "ObjectLockMode": "COMPLIANCE",
+                "ObjectLockRetainUntilDate": retain_until,
+            }
+        return self._create(key, data, lock)
+
+    def create_with(self, key: str, data: bytes, headers: Mapping[str, str]) -> str | None:
+        return self._create(key, data, to_request(headers))
+
+    def headers(self, key: str, *, version: str | None = None) -> dict[str, str]:
+        return from_answer(self._ask(key, lambda: self._head(key, version)))
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return self._read(key, None, start, length)
+
+    def read_version(
+        self, key: str, *, version: str, start: int = 0, length: int | None = None
+    ) -> bytes:
+        return self._read(key, version, start, length)
+
+    def _create(self, key: str, data: bytes, more: dict[str, Any]) -> str | None:
         request: PutObjectRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": self._prefix + key,
@@ -176,32 +200,28 @@ class S3Store:
             "ChecksumAlgorithm": "SHA256",
             "ChecksumSHA256": b64encode(hashlib.sha256(data).digest()).decode(),
         }
-        if retain_until is not None:
-            request["ObjectLockMode"] = "COMPLIANCE"
-            request["ObjectLockRetainUntilDate"] = retain_until
-        made = self._ask(key, lambda: self._s3.put_object(**request))
+        made = self._ask(key, lambda: self._s3.put_object(**request, **more))
         return made.get("VersionId")
 
-    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+    def _head(self, key: str, version: str | None) -> Any:
+        where: Any = {} if version is None else {"VersionId": version}
+        return self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key, **where)
+
+    def _read(self, key: str, version: str | None, start: int, length: int | None) -> bytes:
         assert start >= 0 and (length is None or length >= 0), "a range counts from the front"
         if length == 0:
-            self.stat(key)
+            self._ask(key, lambda: self._head(key, version))
             return b""
         if start == 0 and length is None:
-            return self._ask(key, lambda: self._whole(key, None))
+            return self._ask(key, lambda: self._whole(key, version))
         last = "" if length is None else start + length - 1
         try:
-            return self._ask(key, lambda: self._range(key, f"bytes={start}-{last}"))
+            return self._ask(key, lambda: self._range(key, version, f"bytes={start}-{last}"))
         except _PastTheEnd:
             return b""
 
-    def read_version(self, key: str, *, version: str) -> bytes:
-        return self._ask(key, lambda: self._whole(key, version))
-
     def stat(self, key: str) -> Stat:
-        found = self._ask(
-            key, lambda: self._s3.head_object(Bucket=self._bucket, Key=self._prefix + key)
-        )
+        found = self._ask(key, lambda: self._head(key, None))
         return Stat(
             key=key,
             size_bytes=found["ContentLength"],
@@ -356,8 +376,11 @@ class S3Store:
         self._as_long_as_told(key, data, answer["ContentLength"])
         return bytes(data)
 
-    def _range(self, key: str, span: str) -> bytes:
-        answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, Range=span)
+    def _range(self, key: str, version: str | None, span: str) -> bytes:
+        where: Any = {} if version is None else {"VersionId": version}
+        answer = self._s3.get_object(
+            Bucket=self._bucket, Key=self._prefix + key, Range=span, **where
+        )
         data = answer["Body"].read()
         self._as_long_as_told(key, data, answer["ContentLength"])
         return bytes(data)

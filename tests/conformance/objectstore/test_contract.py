@@ -9,11 +9,13 @@ import pytest
 
 from infra.objectstore.contract import (
     AlreadyThere,
+    HeaderedStore,
     Locked,
     NotThere,
     ObjectStore,
     VersionedStore,
 )
+from zaibei.kernel.errors import Usage
 
 RACERS = 8
 
@@ -181,6 +183,36 @@ def test_a_delete_marker_hides_a_locked_object_and_harms_nothing(
         versioned.read("k")
 
     assert versioned.read_version("k", version=version) == b"locked"
+
+
+def test_a_range_of_a_version_is_what_a_file_would_give(versioned: VersionedStore) -> None:
+    version = versioned.create("k", b"0123456789")
+    assert version is not None
+    versioned.remove("k")
+
+    for start, length in ((0, 4), (3, 5), (8, 100), (10, None), (50, 3), (2, 0)):
+        stop = None if length is None else start + length
+        found = versioned.read_version("k", version=version, start=start, length=length)
+        assert found == b"0123456789"[start:stop]
+
+
+def test_headers_come_back_as_they_were_given(versioned: VersionedStore) -> None:
+    assert isinstance(versioned, HeaderedStore)
+    given = {
+        "content-type": "image/png",
+        "cache-control": "max-age=60",
+        "x-amz-meta-layer": "roads",
+    }
+    version = versioned.create_with("k", b"png", given)
+    versioned.remove("k")
+    versioned.create("plain", b"")
+
+    assert versioned.headers("k", version=version) == given
+    assert "x-amz-meta-layer" not in versioned.headers("plain")
+    with pytest.raises(AlreadyThere):
+        versioned.create_with("plain", b"", given)
+    with pytest.raises(Usage):
+        versioned.create_with("other", b"", {"x-what": "1"})
 
 
 def test_versions_tell_the_past_with_markers_the_newest_first(versioned: VersionedStore) -> None:

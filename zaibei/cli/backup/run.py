@@ -51,6 +51,9 @@ def run(
         list[Path] | None, typer.Option(help="A file or directory; repeatable.")
     ] = None,
     postgres: Annotated[str | None, typer.Option(help="libpq conninfo, without password.")] = None,
+    bucket: Annotated[
+        str | None, typer.Option(help="All versions of s3+https://HOST/BUCKET, or SITE/BUCKET.")
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
     label: str = "",
@@ -77,14 +80,16 @@ def run(
 ) -> None:
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
 
-    Without --files and --postgres: the stack's databases, from a standby."""
+    Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told(), progress() as bar:
         from backup import job  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
-        if files and postgres:
-            raise Usage("one source a run", hint="--files or --postgres")
+        if sum(map(bool, (files, postgres, bucket))) > 1:
+            raise Usage("one source a run", hint="--files, --postgres or --bucket")
+        if not files and (exclude or exclude_from or one_file_system):
+            raise Usage("rules are for files", hint="--files")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
         repos, lost = reachable(repo, password_file, make=repo is None)
         if files:
@@ -102,6 +107,23 @@ def run(
                 retain_max=longest,
                 accept=accept,
                 rules=rules,
+                skip_unchanged=not no_skip,
+            )
+        elif bucket:
+            from backup.vaults import open_bucket  # noqa: PLC0415
+
+            store, source = open_bucket(bucket)
+            done = job.run_bucket(
+                store,
+                repos,
+                CLOCK,
+                None,
+                bar,
+                source=source,
+                label=label,
+                retain=kept,
+                retain_max=longest,
+                accept=accept,
                 skip_unchanged=not no_skip,
             )
         else:
