@@ -271,7 +271,12 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
                 "if there was one: --as-of TIME shows the vault as it was then",
             ),
         ) from none
-    body, signature = signed.parse(raw, what=f"{store.name}: config")
+    try:
+        body, signature = signed.parse(raw, what=f"{store.name}: config")
+    except Damage as bad:
+        raise Damage(
+            bad.message, hint="if it was overwritten: --as-of TIME reads the vault as it was then"
+        ) from bad
     try:
         signer = bytes.fromhex(body["signer"])
         signed.check("config", body, signature, signer, what=f"{store.name}: config")

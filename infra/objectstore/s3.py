@@ -26,6 +26,7 @@ from infra.objectstore.contract import (
 )
 from infra.objectstore.headers import from_answer, to_request
 from infra.objectstore.listing import is_folder_of, strictly_rising, suspects, upsets
+from infra.objectstore.written import written_at
 from infra.sites import Secret, StoreAccess
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
 
@@ -226,7 +227,7 @@ class S3Store:
             key=key,
             size_bytes=found["ContentLength"],
             version=found.get("VersionId"),
-            modified=found["LastModified"],
+            modified=written_at(found.get("VersionId"), found["LastModified"]),
             retain_until=found.get("ObjectLockRetainUntilDate"),
         )
 
@@ -356,7 +357,7 @@ class S3Store:
             marker=marker,
             size_bytes=raw.get("Size", 0),
             etag=raw.get("ETag", "").strip('"'),
-            modified=raw["LastModified"],
+            modified=written_at(raw.get("VersionId"), raw["LastModified"]),
         )
 
     def _listed(self, raw: Any) -> Stat:
