@@ -28,21 +28,19 @@ class Encoding(IntEnum):
 
 
 class Chunk:
-    """Plaintext, and its compressed form made once however many vaults ask."""
+    """Plaintext, and its compressed form made once however many vaults ask. Used by one thread at a time."""
 
-    __slots__ = ("_encoded", "_lock", "data")
+    __slots__ = ("_encoded", "data")
 
     def __init__(self, data: bytes) -> None:
         assert 0 < len(data) <= BLOB_BYTES_MAX
         self.data = data
         self._encoded: tuple[Encoding, bytes] | None = None
-        self._lock = threading.Lock()
 
     def encoded(self) -> tuple[Encoding, bytes]:
-        with self._lock:
-            if self._encoded is None:
-                self._encoded = encode(self.data)
-            return self._encoded
+        if self._encoded is None:
+            self._encoded = encode(self.data)
+        return self._encoded
 
 
 def encode(data: bytes, *, bound: int = BLOB_BYTES_MAX) -> tuple[Encoding, bytes]:

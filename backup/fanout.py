@@ -1,9 +1,11 @@
 """Read once, write to every vault. A vault that fails is left behind and said; the others go on.
 
-Memory is bounded: at most PIECES_IN_FLIGHT chunks are between the source and the packs, and at most
-ENTRIES_OPEN files wait for their blobs' ids.
+Memory is bounded by bytes: at most IN_FLIGHT_BYTES are between the source and the packs, and at most
+ENTRIES_OPEN files wait for their blobs' ids. Small pieces travel together: a task each would cost more than
+the work on them.
 """
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -21,9 +23,13 @@ from backup.writer import Writer, Written
 from zaibei.kernel.errors import ZaibeiError
 from zaibei.kernel.progress import Progress
 
-WORKERS: Final = 3
-PIECES_IN_FLIGHT: Final = 32
-ENTRIES_OPEN: Final = 512
+WORKERS_MAX: Final = 8
+IN_FLIGHT_BYTES: Final = 32 << 20
+ENTRIES_OPEN: Final = 1024
+SMALL_BYTES: Final = 128 << 10  # a piece below this waits for others
+BATCH_BYTES: Final = 512 << 10
+BATCH_PIECES: Final = 64
+PARTS_OPEN: Final = 64  # pieces of one file whose ids are not collected yet
 _Ids = tuple[bytes | None, ...]  # one a vault; None where the vault has failed
 
 
@@ -37,11 +43,20 @@ class Outcome:
     error: str | None
 
 
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Pieces that are worked on together, in one task."""
+
+    pieces: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+    ids: Future[list[_Ids]] | None = None  # None: not handed out yet
+
+
 @dataclass(slots=True)
 class _Open:
     node: Node
     ids: list[_Ids] = field(default_factory=list)
-    pending: deque[Future[_Ids]] = field(default_factory=deque)
+    pending: deque[tuple[_Batch, int]] = field(default_factory=deque)
     known: Sequence[tuple[bytes, ...]] | None = None  # one a vault: it holds them already
 
 
@@ -58,8 +73,12 @@ class Fanout:
         self._writers = tuple(writers)
         self._failed: dict[int, str] = {}
         self._progress = progress
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="backup")
-        self._room = threading.Semaphore(PIECES_IN_FLIGHT)
+        # The work is hashing and compressing, outside the interpreter's lock: a thread a core.
+        workers = min(WORKERS_MAX, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="backup")
+        self._room = threading.Condition()
+        self._in_flight_bytes = 0
+        self._batch = _Batch()
         self._open: deque[_Open] = deque()
         self._lines: list[list[bytes]] = [[] for _ in writers]
         self._line_bytes = [0 for _ in writers]
@@ -85,11 +104,10 @@ class Fanout:
         for piece in pieces:
             if not size:
                 self._heads.look(node.path, piece)
-            self._room.acquire()
-            one.pending.append(self._pool.submit(self._put, Chunk(piece)))
             size += len(piece)
-            while len(one.pending) > PIECES_IN_FLIGHT:
-                one.ids.append(one.pending.popleft().result())
+            one.pending.append(self._hand_over(piece))
+            while len(one.pending) > PARTS_OPEN:
+                one.ids.append(self._result(*one.pending.popleft()))
         one.node = replace(node, size_bytes=size + sum(length for _, length in node.holes))
         self._take(one)
         return one.node
@@ -123,11 +141,49 @@ class Fanout:
         self._somebody_left()
         return outcomes
 
-    def _put(self, chunk: Chunk) -> _Ids:
+    def _hand_over(self, piece: bytes) -> tuple[_Batch, int]:
+        """The task that the piece is part of, and its place there."""
+        if len(piece) >= SMALL_BYTES:
+            alone = _Batch([piece], len(piece))
+            self._submit(alone)
+            return alone, 0
+        batch = self._batch
+        batch.pieces.append(piece)
+        batch.size_bytes += len(piece)
+        at = len(batch.pieces) - 1
+        if batch.size_bytes >= BATCH_BYTES or len(batch.pieces) >= BATCH_PIECES:
+            self._batch = _Batch()
+            self._submit(batch)
+        return batch, at
+
+    def _submit(self, batch: _Batch) -> None:
+        size = batch.size_bytes
+        with self._room:
+            self._room.wait_for(
+                lambda: not self._in_flight_bytes or self._in_flight_bytes + size <= IN_FLIGHT_BYTES
+            )
+            self._in_flight_bytes += size
+        batch.ids = self._pool.submit(self._put, batch)
+
+    def _result(self, batch: _Batch, at: int) -> _Ids:
+        if batch.ids is None:
+            assert batch is self._batch, "only the last batch may still be collecting"
+            self._batch = _Batch()
+            self._submit(batch)
+        assert batch.ids is not None
+        return batch.ids.result()[at]
+
+    def _put(self, batch: _Batch) -> list[_Ids]:
+        pieces, batch.pieces = batch.pieces, []
         try:
-            return tuple(self._put_one(at, chunk, Kind.DATA) for at in range(len(self._writers)))
+            return [self._put_all(Chunk(piece)) for piece in pieces]
         finally:
-            self._room.release()
+            with self._room:
+                self._in_flight_bytes -= batch.size_bytes
+                self._room.notify_all()
+
+    def _put_all(self, chunk: Chunk) -> _Ids:
+        return tuple(self._put_one(at, chunk, Kind.DATA) for at in range(len(self._writers)))
 
     def _put_one(self, at: int, chunk: Chunk, kind: Kind) -> bytes | None:
         if at in self._failed:
@@ -145,7 +201,7 @@ class Fanout:
 
     def _close(self, one: _Open) -> None:
         """Write an entry's lines once its blobs have ids."""
-        one.ids += [f.result() for f in one.pending]
+        one.ids += [self._result(*part) for part in one.pending]
         for at in range(len(self._writers)):
             ids = [i[at] for i in one.ids] if one.known is None else list(one.known[at])
             if at in self._failed or None in ids:
@@ -190,4 +246,4 @@ class Fanout:
 
 
 def _ready(one: _Open) -> bool:
-    return all(f.done() for f in one.pending)
+    return all(batch.ids is not None and batch.ids.done() for batch, _ in one.pending)

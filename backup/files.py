@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from backup.cut import OTHER, Cutter
+from backup.cut import Content as ByContent
+from backup.cut import Cutter
 from backup.fanout import Fanout, Outcome
 from backup.parent import Parents, parents
 from backup.snapshot import Content
@@ -76,7 +77,7 @@ def backup_files(
     clock: Clock,
     progress: Progress,
     label: str = "",
-    cutter: Cutter = OTHER,
+    cutter: Cutter | None = None,
     rules: Rules | None = None,
     skip_unchanged: bool = True,
 ) -> tuple[Outcome, ...]:
@@ -97,7 +98,7 @@ def backup_files(
                 order=order,
                 note=progress.note,
             )
-        run = _Run(out=out, cutter=cutter, parents=known)
+        run = _Run(out=out, cutter=cutter or _cutter(writers), parents=known)
         try:
             for name, root in roots.items():
                 for entry in walk(
@@ -129,6 +130,10 @@ def backup_files(
                 },
             )
         )
+
+
+def _cutter(writers: Sequence[Writer]) -> Cutter:
+    return ByContent(writers[0].repository.keys.chunk)
 
 
 def _roots(paths: Sequence[Path]) -> dict[bytes, bytes]:

@@ -23,7 +23,9 @@ from zaibei.kernel.errors import Damage
 TRAILER_SLOT: Final = SLOT_MAX - 1
 FOOTER_SLOT: Final = SLOT_MAX
 FOOTER_BYTES: Final = 4 + TAG_BYTES
-PACK_BYTES: Final = 8 << 20  # a pack is closed when it holds this much; not part of the format
+PACK_BYTES: Final = 8 << 20  # a pack is closed before it is larger; not part of the format
+_EARLY: Final = 3 / 4  # of that: from here on a pack is closed where its padding is small
+_PADDING_RATIO: Final = 0.004  # what is small
 _ENTRY = struct.Struct(f">{ID_BYTES}sBBIII")  # id, kind, encoding, offset, stored, raw
 _COUNT = struct.Struct(">I")
 
@@ -59,6 +61,16 @@ class Builder:
     def add(self, id: bytes, encoding: Encoding, encoded: bytes, raw_bytes: int) -> None:  # noqa: A002
         self.parts.append((id, encoding, encoded, raw_bytes))
         self.size_bytes += len(encoded) + TAG_BYTES
+
+    def fits(self, encoded_bytes: int, target: int) -> bool:
+        """Whether one more blob keeps the pack within `target`. An empty one takes anything."""
+        return not self.parts or _bare(self, encoded_bytes) <= target
+
+    def is_full(self, target: int) -> bool:
+        """Closing where the next size of Padmé is near keeps the padding under one per cent on average;
+        a pack that waits for the last byte of `target` pays twice that."""
+        bare = _bare(self)
+        return bare >= target * _EARLY and (padme(bare) - bare <= bare * _PADDING_RATIO)
 
     def seal(self, keys: Keyring, rng: random.Random) -> Pack:
         assert self.parts, "an empty pack is never written"
@@ -135,6 +147,15 @@ def padme(size: int) -> int:
     low_bits = exponent - exponent.bit_length()
     mask = (1 << max(0, low_bits)) - 1
     return (size + mask) & ~mask
+
+
+def _bare(builder: Builder, more: int | None = None) -> int:
+    """The size of the pack before padding, with one more blob of `more` encoded bytes."""
+    count, size = len(builder.parts), builder.size_bytes
+    if more is not None:
+        count, size = count + 1, size + more + TAG_BYTES
+    listed = _COUNT.size + count * _ENTRY.size + TAG_BYTES
+    return HEADER_BYTES + size + listed + FOOTER_BYTES
 
 
 def _entries(listed: bytes, count: int) -> Sequence[Entry]:

@@ -16,13 +16,15 @@ from backup.blob import Chunk, Kind
 from backup.guard.heads import Heads
 from backup.immutability import Lock
 from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
-from backup.pack import PACK_BYTES, Builder, key_of
+from backup.pack import PACK_BYTES, Builder, Pack, key_of
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
+from backup.upload import Uploads
 from zaibei.kernel.errors import Busy
 
 _OPEN_PACKS: Final = 2  # data blobs go to one of these at random: a store cannot tell neighbours
 _COMMIT_ATTEMPTS: Final = 16
+_SEGMENT_S: Final = 30.0  # a segment is written at the latest after so long, when packs come
 
 # What a run says about itself is completed by whoever judges it (`guard.judge`), after its blobs are in.
 Judge = Callable[[Repository, Catalogue, Content, Heads], Content]
@@ -64,9 +66,11 @@ class Writer:
         self._pack_bytes = pack_bytes
         self.catalogue = repository.catalogue()
         self._lock = threading.Lock()
-        self._data = [Builder(Kind.DATA) for _ in range(_OPEN_PACKS)]
-        self._tree = Builder(Kind.TREE)
+        self._open = _builders()
+        self._uploads = Uploads(self._deliver)
         self._unindexed: list[Held] = []
+        self._indexed_at = repository.clock.monotonic()
+        self._own: set[str] = set()  # packs of this run
         self._reused: dict[str, int] = {}  # packs of earlier runs that this one relies on: size
         self._new = self._known = self._packs = self._stored = 0
 
@@ -74,29 +78,27 @@ class Writer:
         """The blob's id. It is in the vault at the latest when `finish` returned."""
         keys = self.repository.keys
         id_ = keys.blob_id(kind.domain, chunk.data)
-        if places := self.catalogue.places(id_):
-            with self._lock:
-                self._known += 1
-                self._reused[places[0].pack] = places[0].pack_bytes
-            return id_
         if not self.catalogue.claim(id_):
+            places = self.catalogue.places(id_)
             with self._lock:
                 self._known += 1
+                if places and places[0].pack not in self._own:
+                    self._reused[places[0].pack] = places[0].pack_bytes
             return id_
         encoding, encoded = chunk.encoded()
-        full: Builder | None = None
+        full: list[Builder] = []
         with self._lock:
             self._new += 1
-            builder = self._tree if kind is Kind.TREE else self._rng.choice(self._data)
-            builder.add(id_, encoding, encoded, len(chunk.data))
-            if builder.size_bytes >= self._pack_bytes:
-                full = builder
-                if kind is Kind.TREE:
-                    self._tree = Builder(kind)
-                else:
-                    self._data[self._data.index(builder)] = Builder(kind)
-        if full is not None:
-            self._upload(full)
+            at = len(self._open) - 1 if kind is Kind.TREE else self._rng.randrange(_OPEN_PACKS)
+            if not self._open[at].fits(len(encoded), self._pack_bytes):
+                full.append(self._open[at])
+                self._open[at] = Builder(kind)
+            self._open[at].add(id_, encoding, encoded, len(chunk.data))
+            if self._open[at].is_full(self._pack_bytes):
+                full.append(self._open[at])
+                self._open[at] = Builder(kind)
+        for builder in full:
+            self._send(builder)
         return id_
 
     def holds(self, ids: Sequence[bytes]) -> bool:
@@ -111,14 +113,16 @@ class Writer:
 
     def finish(self) -> Written:
         """Everything that was put is in the vault and indexed."""
+        *data, tree = self._open
+        self._open = _builders()
         rest = Builder(Kind.DATA)
-        for builder in self._data:  # the last small packs become one: fewer sizes to see
+        for builder in data:  # the last small packs become one: fewer sizes to see
             rest.parts += builder.parts
             rest.size_bytes += builder.size_bytes
-        for builder in (rest, self._tree):
+        for builder in (rest, tree):
             if builder.parts:
-                self._upload(builder)
-        self._data, self._tree = [Builder(Kind.DATA) for _ in self._data], Builder(Kind.TREE)
+                self._send(builder)
+        self._uploads.settle()
         self._index(self._unindexed)
         self._unindexed = []
         needed: dict[str, int | None] = {key_of(p): size for p, size in self._reused.items()}
@@ -157,19 +161,28 @@ class Writer:
         raise Busy(f"{repo.name}: {_COMMIT_ATTEMPTS} other writers committed first")
 
     def close(self) -> None:
+        self._uploads.close()
         self.catalogue.close()
 
-    def _upload(self, builder: Builder) -> None:
-        pack = builder.seal(self.repository.keys, self._rng)
+    def _send(self, builder: Builder) -> None:
+        """Sealed here, in the thread that filled it; uploaded beside."""
+        self._uploads.send(builder.seal(self.repository.keys, self._rng))
+
+    def _deliver(self, pack: Pack) -> None:
         self.repository.create(key_of(pack.name), pack.data, retain_until=self._retain)
+        with self._lock:
+            self._own.add(pack.name)
         self.catalogue.add(pack.name, len(pack.data), pack.entries)
         due: list[Held] = []
+        now = self.repository.clock.monotonic()
         with self._lock:
             self._packs += 1
             self._stored += len(pack.data)
             self._unindexed.append(Held(pack.name, len(pack.data), pack.entries))
-            if len(self._unindexed) >= SEGMENT_PACKS:
+            # A run that is killed now is found again up to here by the next one.
+            if len(self._unindexed) >= SEGMENT_PACKS or now - self._indexed_at >= _SEGMENT_S:
                 due, self._unindexed = self._unindexed, []
+                self._indexed_at = now
         self._index(due)
 
     def _index(self, packs: Sequence[Held]) -> None:
@@ -178,3 +191,8 @@ class Writer:
             self.repository.create(f"index/{name}", sealed, retain_until=self._retain)
             with self._lock:
                 self._stored += len(sealed)
+
+
+def _builders() -> list[Builder]:
+    """The packs that are open; the last one is for listings."""
+    return [*(Builder(Kind.DATA) for _ in range(_OPEN_PACKS)), Builder(Kind.TREE)]

@@ -7,7 +7,7 @@ Shares of the size, chosen to look like the file server and the database host of
 | 20 % | relations: 8 KiB pages of rows, 16 MiB a file | compresses about three times |
 | 10 % | the same relations a day earlier: one extent of 512 KiB in sixteen is another | dedup of what half changed |
 | 25 % | logs, JSON lines and tables as text, 0.5 to 16 MiB a file | compresses well |
-| 25 % | images and archives: random bytes, 0.1 to 8 MiB a file | does not compress |
+| 25 % | images: random bytes after the first few, 0.1 to 8 MiB a file | does not compress |
 | 6 % | small files, about 9,000 at 1.3 GB: settings, letters, thumbnails | costs per file |
 | 8 % | exact copies of images and texts under other names | dedup of whole files |
 | 6 % | copies with some bytes put in at the front and in the middle | dedup by content, not by place |
@@ -244,8 +244,8 @@ def _table(rng: random.Random, length: int) -> bytes:
 def _images(target: Path, size: int, rng: random.Random) -> Iterator[tuple[Path, bytes]]:
     done = at = 0
     while done < size:
-        length = min(rng.randrange(100 << 10, 8 << 20), size - done)
-        yield target / "image" / f"{at:04d}.jpg", rng.randbytes(length)
+        length = max(4, min(rng.randrange(100 << 10, 8 << 20), size - done))
+        yield target / "image" / f"{at:04d}.jpg", b"\xff\xd8\xff\xe0" + rng.randbytes(length - 4)
         done, at = done + length, at + 1
 
 
@@ -256,7 +256,7 @@ def _small(target: Path, size: int, rng: random.Random) -> Iterator[tuple[Path, 
         where = target / "small" / f"{at // 400:03d}" / f"{at // 40 % 10}"
         kind = at % 4
         if kind == 0:
-            data, suffix = rng.randbytes(length), "png"
+            data, suffix = b"\x89PNG\r\n\x1a\n" + rng.randbytes(length), "png"
         elif kind == 1:
             data, suffix = _settings(rng, length), "json"
         else:
