@@ -7,7 +7,7 @@ missing time must not turn into an age of 0.
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,16 @@ def judged(vault: str, made: Snapshot, *, at: datetime) -> None:
             "verdict": verdict_of(content).value,
             "reasons": content.facts.get(FACT, {}).get("reasons", []),
         }
+
+    _update(change)
+
+
+def scheduled(jobs: Mapping[str, Fields], *, at: datetime) -> None:
+    """By job: `due_by`, when it should have succeeded again. A reader compares it with its own clock, so
+    a scheduler that died is seen too."""
+
+    def change(now: Fields) -> None:
+        now["schedule"] = {"at": at.isoformat(), "jobs": dict(jobs)}
 
     _update(change)
 

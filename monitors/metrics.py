@@ -60,6 +60,8 @@ METRICS: tuple[Metric, ...] = (
     _m("zaibei_backup_age_seconds", "seconds", "vault", "age of the last successful PostgreSQL backup"),
     _m("zaibei_backup_limit_seconds", "seconds", "vault", "the age at which the stack calls a backup of this vault stale"),
     _m("zaibei_backup_restored_age_seconds", "seconds", "vault", "age of the last restore from the vault that was started and counted"),
+    _m("zaibei_backup_anomalous", "", "vault", "sources whose last backup in the vault the guard calls anomalous; absent when none was judged"),
+    _m("zaibei_backup_overdue", "", "", "scheduled jobs that should have succeeded by now and did not; absent without a schedule"),
     _m("zaibei_wal_archive_age_seconds", "seconds", "", "upper bound: the archiver's lag when it last told it, and the time since"),
     _m("zaibei_wal_archive_gaps", "", "", "holes in the archived WAL that the archiver knows of"),
     _m("zaibei_drill_recorded", "", "scenario", "1: a drill of the scenario with a verdict PASS or FAIL is on record; 0: none"),

@@ -229,6 +229,10 @@ def _backups(record: records.BackupRecord) -> Iterator[Sample]:
             yield sample(
                 "zaibei_backup_restored_age_seconds", one.last_restored.total_seconds(), vault
             )
+        if one.anomalous is not None:
+            yield sample("zaibei_backup_anomalous", one.anomalous, vault)
+    if record.overdue is not None:
+        yield sample("zaibei_backup_overdue", record.overdue)
     if record.wal_age is not None:
         yield sample("zaibei_wal_archive_age_seconds", record.wal_age.total_seconds())
     if record.wal_gaps is not None:

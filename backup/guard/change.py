@@ -119,8 +119,10 @@ def _pair(
     tally.dense += gained.raw * scale if noisy else 0
     if not lost.raw or not gained.raw or gained.raw > _GROWTH * lost.raw + _SMALL:
         return
-    jump = gained.ratio - lost.ratio
-    large = lost.raw >= _SMALL
+    came = _replaced(lost, gained)
+    jump = came.ratio - lost.ratio
+    # Short texts compress badly: a log that was just begun anew is not noise.
+    large = min(lost.raw, gained.raw) >= _SMALL
     if large and lost.ratio < DENSE:
         tally.shifts.append(jump)
     if lost.ratio >= DENSE:
@@ -130,12 +132,19 @@ def _pair(
     hit = (
         (jump >= JUMP and lost.ratio < DENSE and not heads.vouched(new))
         if large
-        else (lost.ratio <= _SMALL_FROM and gained.ratio >= _SMALL_TO)
+        else (lost.ratio <= _SMALL_FROM and came.ratio >= _SMALL_TO)
     )
     headless = heads.is_wrong(new) or (new != old and noisy and extension(old) != extension(new))
     if hit or headless:
         tally.struck += 1
         tally.struck_bytes += min(lost.raw, gained.raw) * scale
+
+
+def _replaced(lost: _Weight, gained: _Weight) -> _Weight:
+    """What came in the place of the lost, if all growth was noise: a database that took in photographs
+    in its last block is not struck. Who encrypts and makes longer too is seen the less for it."""
+    grown = max(0, gained.raw - lost.raw)
+    return _Weight(gained.raw - grown, max(0, gained.stored - grown))
 
 
 def _renames(found: Differences) -> Iterator[tuple[bytes, bytes]]:

@@ -94,14 +94,14 @@ RULES: Final[tuple[Rule, ...]] = (
         value=lambda f: _of(f.struck_bytes, f.size_before_bytes),
         floor=0.05,
         hard=0.4,
-        enough=lambda f: f.struck_bytes >= 8 * _MIB,
+        enough=lambda f: f.struck_bytes >= _MIB,
         says="{:.1%} of the bytes turned into noise (limit {:.1%})",
     ),
     Rule(
         name="struck_slowly",
         value=lambda f: _of(f.struck_carried, f.entries_before),
         floor=0.03,
-        hard=0.2,
+        hard=0.03,  # its past is the attack itself: it must not get used to it
         enough=lambda f: f.struck_carried >= 25,
         says="{:.1%} of the entries turned into noise over the last runs (limit {:.1%})",
     ),

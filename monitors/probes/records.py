@@ -22,6 +22,7 @@ VERDICTS = ("PASS", "FAIL", "INVALID")
 class VaultRecord:
     last_success: timedelta | None  # age of the last good PostgreSQL backup; None: never
     last_restored: timedelta | None  # age of the last one that was restored and answered queries
+    anomalous: int | None  # sources whose last backup the guard called so; None: none was judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class BackupRecord:
     vaults: Mapping[str, VaultRecord]
     wal_age: timedelta | None  # upper bound
     wal_gaps: int | None
+    overdue: int | None  # scheduled jobs past the time they set themselves; None: no schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,7 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
         raise Damage(f"{file}: format {raw.get('format')!r} is not 1")
     told = _mapping(raw.get("vaults"), file)
     restored = _mapping(raw.get("verified_restore") or {}, file)
+    judged = _mapping(raw.get("guard") or {}, file)
     records = {}
     for vault in vaults:
         kinds = [_mapping(v, file) for k, v in told.items() if _of(vault, k)]
@@ -63,6 +66,7 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
         records[vault] = VaultRecord(
             last_success=min(good, default=None),
             last_restored=_age(restored.get("at"), now, file) if here else None,
+            anomalous=_anomalous([v for k, v in judged.items() if _of(vault, k)], file),
         )
     wal = _mapping(raw.get("wal") or {}, file)
     written, lag, gaps = (
@@ -75,7 +79,24 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
         # The lag was true when it was written: an archiver that died must not stay fresh.
         wal_age=None if written is None or lag is None else written + lag,
         wal_gaps=len(gaps) if isinstance(gaps, list) else None,
+        overdue=_overdue(raw.get("schedule"), now, file),
     )
+
+
+def _anomalous(sources: Sequence[object], file: Path) -> int | None:
+    told = [_mapping(one, file) for each in sources for one in _mapping(each, file).values()]
+    return sum(one.get("verdict") == "anomalous" for one in told) if told else None
+
+
+def _overdue(told: object, now: datetime, file: Path) -> int | None:
+    """By the job's own word, not by the scheduler's: one that died says nothing any more."""
+    if told is None:
+        return None
+    due = [
+        _time(_mapping(job, file).get("due_by"), file)
+        for job in _mapping(_mapping(told, file).get("jobs") or {}, file).values()
+    ]
+    return sum(by is not None and by < now for by in due)
 
 
 def _of(vault: str, repository: str) -> bool:

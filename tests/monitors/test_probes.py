@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from backup import status
 from backup.receiver import WalStatus
+from backup.snapshot import Content, Snapshot
 from monitors.ask import ask_all
 from monitors.check import declared
 from monitors.metrics import BY_NAME
@@ -315,6 +316,34 @@ def test_backup_facts_are_read_as_the_backup_job_writes_them(
     assert told.vaults["site-c"].last_restored is None
     assert told.wal_age == timedelta(seconds=4.5)
     assert told.wal_gaps == 1
+    assert told.vaults["site-b"].anomalous is None and told.overdue is None, "nobody said"
+
+
+def test_what_the_guard_and_the_schedule_wrote_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    for name, verdict in (("a", "anomalous"), ("b", "clean"), ("c", "unknown")):
+        content = Content(
+            kind="files", label="", host=name, started=NOW, finished=NOW, tree=(), entries=0,
+            size_bytes=0, complete=True, facts={"guard": {"verdict": verdict, "reasons": []}},
+        )  # fmt: skip
+        made = Snapshot(sequence=1, digest="", previous=None, content=content)
+        status.judged("site-b/zaibei-vault", made, at=NOW)
+    late, soon = NOW - timedelta(seconds=1), NOW + timedelta(hours=1)
+    status.scheduled(
+        {
+            "nightly": {"due_by": late.isoformat()},
+            "hourly": {"due_by": soon.isoformat()},
+            "off": {"due_by": None},
+        },
+        at=NOW - timedelta(days=1),
+    )
+    file = tmp_path / "backup" / "status.json"
+    told = records.backups(file, vaults=["site-b", "site-c"], now=NOW)
+    assert told.vaults["site-b"].anomalous == 1
+    assert told.vaults["site-c"].anomalous is None, "nothing was judged there"
+    assert told.overdue == 1, "by its own word, although the scheduler has said nothing for a day"
 
 
 @pytest.mark.parametrize(
