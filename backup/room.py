@@ -7,6 +7,7 @@ it as files, so recovery needs no program of ours.
 
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -22,13 +23,14 @@ import psycopg
 from backup import wal
 from backup.errors import WalGap
 from backup.fetch import fetch_wal
+from backup.mask.apply import Masked, Masking, mask_room
 from backup.postgres import BIN
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
 from backup.roomchecks import Check, checksums, verified
 from backup.roomchecks import amcheck as amcheck_
-from backup.settle import settle
+from backup.settle import open_doors, settle
 from backup.snapshot import Snapshot
 from backup.target import Action, Recovered, Target, stopped
 from zaibei.kernel.clock import Clock
@@ -72,6 +74,7 @@ class Room:
     recovered_lsn: str = ""
     timeline: int = 0
     recovered: Recovered | None = None  # None: not through yet
+    masked: Masked | None = None  # None: in plain
     towards: str = "latest"  # recovery_target_timeline
     hole: str | None = None  # where the archive's WAL breaks off, when it does
 
@@ -99,10 +102,12 @@ def restored(
     user: str = USER,
     amcheck: bool = False,
     pages: bool = False,
+    masking: Masking | None = None,
     within: timedelta = RECOVERY_WITHIN,
 ) -> Iterator[Room]:
     """Restore, recover, start, hand over; stop and wipe when left. `pages`: first every page's checksum,
-    which takes a clean stop and a second start. `amcheck`: pg_amcheck. Raises WalGap or Damage when
+    which takes a clean stop and a second start. `amcheck`: pg_amcheck. `masking`: personal data is masked
+    before anybody but us gets in, or the room stays closed (Refused, Damage). Raises WalGap or Damage when
     the log does not reach the target, ToolFailed (with the server's log), Unreachable when recovery is not
     through in time."""
     with tempfile.TemporaryDirectory(prefix="zb-", dir=workdir) as made:
@@ -114,6 +119,7 @@ def restored(
             clock=clock,
             progress=progress,
             user=user,
+            closed=masking is not None,
         )
         if pages:
             with running(room, clock=clock, progress=progress, user=user, within=within):
@@ -124,6 +130,8 @@ def restored(
             if amcheck:
                 progress.step("checking every table and index")
                 room.checks.append(_looked_through(room, user))
+            if masking is not None:
+                _mask(room, masking, clock, progress)
             yield room
 
 
@@ -136,6 +144,7 @@ def restore_database(
     clock: Clock,
     progress: Progress,
     user: str = USER,
+    closed: bool = False,
 ) -> Room:
     """Files in `into/data`, WAL in `into/archive`, checked against the manifest, ready to start."""
     if snapshot.content.kind != "postgres":
@@ -194,6 +203,7 @@ def restore_database(
         port=PORT,
         account=_account(user),
         recovery={"recovery_target_timeline": room.towards, **target.settings()},
+        closed=closed,
     )
     _give(into, user)
     room.took = timedelta(seconds=clock.monotonic() - begun)
@@ -291,6 +301,22 @@ def _ended(room: Room) -> ZaibeiError:
         f"recovery to {what}: {short}: the vault's log does not hold it",
         hint="is the target right, and later than the backup? the other vault may hold more",
     )
+
+
+def _mask(room: Room, masking: Masking, clock: Clock, progress: Progress) -> None:
+    """Leaving by an error leaves the room closed, and then it is wiped."""
+    if room.target.action is Action.PAUSE:
+        raise Usage("a paused room is read-only, so nothing in it can be masked")
+    with _phase(room, "masking", clock):
+        # What replay read is there in plain, and so is what it wrote until a checkpoint lets it go.
+        shutil.rmtree(room.directory / "archive")
+        for path in room.directory.glob("from-backup.*"):
+            path.unlink()
+        room.masked = mask_room(room.dsn, masking, directory=room.directory, progress=progress)
+    room.checks.append(Check(name="masking", passed=True, detail=str(room.masked)))
+    open_doors(room.directory)
+    with psycopg.connect(room.dsn(), autocommit=True) as connection:
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def _account_of(room: Room) -> Check:

@@ -1,5 +1,7 @@
 """A restored data directory made fit for the clean room: none of the backup's own settings, all of the room's."""
 
+import os
+import pwd
 import re
 import shlex
 import shutil
@@ -20,9 +22,16 @@ _AT_LEAST = {
 
 
 def settle(
-    directory: Path, archive: Path, *, port: int, account: str | None, recovery: Mapping[str, str]
+    directory: Path,
+    archive: Path,
+    *,
+    port: int,
+    account: str | None,
+    recovery: Mapping[str, str],
+    closed: bool = False,
 ) -> None:
-    """Take away what the backup brings along and write what the room needs."""
+    """Take away what the backup brings along and write what the room needs. `closed`: nobody but the one
+    who restores gets in, as the superuser, and what the backup's own logs say is gone."""
     data = directory / "data"
     for name in ("postgresql.auto.conf", "standby.signal", "recovery.signal", "postmaster.pid"):
         path = data / name
@@ -55,9 +64,23 @@ def settle(
     (directory / "room.conf").write_text(
         "".join(f"{k} = '{v.replace(chr(39), chr(39) * 2)}'\n" for k, v in settings.items())
     )
-    # The directory is closed to everybody else, so there is nobody to ask for a password.
+    if closed:
+        for name in ("log", "pg_log", "pg_stat"):
+            for path in (data / name).glob("*"):
+                if path.is_file():
+                    path.unlink()
+        ours = {pwd.getpwuid(os.geteuid()).pw_name, *([account] if account else [])}
+        (directory / "room_hba.conf").write_text("local all postgres peer map=room\n")
+        (directory / "room_ident.conf").write_text("".join(f"room {o} postgres\n" for o in ours))
+    else:
+        (directory / "room_ident.conf").write_text("")
+        open_doors(directory)
+
+
+def open_doors(directory: Path) -> None:
+    """To every role, over the socket. The directory is closed to everybody else, so there is nobody to ask
+    for a password. A running server reads it when it is told to."""
     (directory / "room_hba.conf").write_text("local all all trust\n")
-    (directory / "room_ident.conf").write_text("")
 
 
 def _at_least(data: Path, account: str | None) -> dict[str, str]:

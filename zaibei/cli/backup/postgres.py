@@ -33,18 +33,37 @@ def rehearse(
     pages: Annotated[
         bool, typer.Option(help="Read every page's checksum; needs a second start.")
     ] = True,
+    mask: Annotated[bool, typer.Option(help="Mask personal data, and prove it.")] = False,
+    hold: Annotated[
+        str | None, typer.Option(help="Keep the room open for people so long (30m): masks.")
+    ] = None,
+    authorisation: Annotated[
+        Path | None, typer.Option(help="Signed leave to see tables in plain: masks the rest.")
+    ] = None,
+    authorised_by: Annotated[
+        list[Path] | None, typer.Option(help="Public key (PEM) that may authorise; repeatable.")
+    ] = None,
+    mask_rules: Annotated[
+        Path | None, typer.Option(help="JSON: columns of one's own, and what they hold.")
+    ] = None,
+    mask_key_file: Annotated[
+        Path | None, typer.Option(help="32 random bytes, to mask as another room did.")
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
     json: Json = False,
 ) -> None:
     """Restore a PostgreSQL snapshot into a clean room, recover, start it, count, and wipe it.
 
-    Every user database is counted and checksummed; the time is from nothing to answering queries."""
+    Every user database is counted and checksummed; the time is from nothing to answering queries. Nobody
+    is let in, unless with --hold: then personal data is masked first."""
     with told(), progress() as bar:
         from backup import room as rooms  # noqa: PLC0415
         from backup import status  # noqa: PLC0415
         from backup.compare import databases, table_facts  # noqa: PLC0415
         from backup.job import latest  # noqa: PLC0415
+        from backup.mask.choose import masking  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
 
         all_opened = opened(repo, password_file)
         chosen, one = (
@@ -52,6 +71,18 @@ def rehearse(
             if snapshot == "latest"
             else (all_opened[0], all_opened[0].find(snapshot))
         )
+        held = duration(hold) if hold else None
+        wanted = None
+        if mask or held is not None or authorisation is not None:
+            wanted = masking(
+                one,
+                chosen,
+                now=CLOCK.now(),
+                authorisation=authorisation,
+                authorised_by=authorised_by or (),
+                rules=mask_rules,
+                key_file=mask_key_file,
+            )
         with rooms.restored(
             chosen,
             one,
@@ -61,9 +92,13 @@ def rehearse(
             progress=bar,
             amcheck=amcheck,
             pages=pages,
+            masking=wanted,
         ) as room:
             bar.step("counting rows")
             tables = {d: table_facts(room.dsn(d)) for d in databases(room.dsn())}
+            if held is not None:
+                bar.note(f"open for {hold}, masked: psql '{room.dsn()}'")
+                CLOCK.sleep(held)
         sound = all(c.holds for c in room.checks)
         if sound:
             status.restore_verified(
@@ -83,6 +118,8 @@ def rehearse(
             "recovered_lsn": room.recovered_lsn,
             "recovered": room.recovered,
             "checks": room.checks,
+            "masked": room.masked,
+            "authorisation": wanted.authorisation if wanted else None,
             "databases": tables,
         },
         [
@@ -95,6 +132,60 @@ def rehearse(
         ],
     )
     raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def authorise(
+    table: Annotated[list[str], typer.Option(help="database.schema.table, with *; repeatable.")],
+    person: Annotated[str, typer.Option(help="Who may see it.")],
+    purpose: Annotated[str, typer.Option(help="What for.")],
+    key: Annotated[Path, typer.Option(help="Private P-256 key (PEM) of who authorises.")],
+    out: Annotated[Path, typer.Option(help="Where the signed statement goes.")],
+    snapshot: Which = "latest",
+    lasting: Annotated[str, typer.Option("--for", help="How long from now: 8h.")] = "8h",
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Sign leave to see tables of one snapshot in plain. `rehearse --authorisation` takes it."""
+    with told():
+        from backup.job import latest  # noqa: PLC0415
+        from backup.mask import authorise as leave  # noqa: PLC0415
+        from zaibei.kernel.state import write_atomic  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        all_opened = opened(repo, password_file)
+        chosen, one = (
+            latest(all_opened, kind="postgres")
+            if snapshot == "latest"
+            else (all_opened[0], all_opened[0].find(snapshot))
+        )
+        now = CLOCK.now()
+        until = now + duration(lasting)
+        signed = leave.sign(
+            one,
+            repository=chosen.config.repository,
+            tables=table,
+            person=person,
+            purpose=purpose,
+            since=now,
+            until=until,
+            key=leave.private_key(key),
+        )
+        write_atomic(out, signed)
+    say(
+        json,
+        {
+            "repository": chosen.name,
+            "snapshot": one.sequence,
+            "tables": table,
+            "person": person,
+            "purpose": purpose,
+            "until": until,
+            "file": out,
+        },
+        [f"{out}: {person} may see {', '.join(table)} of snapshot {one.sequence} until {until}"],
+    )
 
 
 @app.command()
