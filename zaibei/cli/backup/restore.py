@@ -18,6 +18,8 @@ from zaibei.cli.backup.shared import (
 )
 from zaibei.cli.console import progress
 
+_RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets people in masked"
+
 
 @app.command()
 def restore(
@@ -52,10 +54,12 @@ def restore(
             "files": done.files,
             "size_bytes": done.size_bytes,
             "problems": list(one.content.problems),
+            "personal_data": "plain" if one.content.kind == "postgres" else "unknown",
         },
         [
             f"restored snapshot {one.sequence} of {chosen.name}: {done.files} files",
             *(f"NOT IN THE BACKUP: {p}" for p in one.content.problems),
+            *(_RAW for _ in range(one.content.kind == "postgres")),
         ],
     )
     raise typer.Exit(0 if whole else 1)
