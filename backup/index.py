@@ -20,7 +20,7 @@ from backup.keys import Keyring
 from backup.pack import Entry
 from backup.packlist import PackList
 from backup.reach import IdSet
-from backup.rows import Pile, Rows, Run, cut, merged, rows_of, within
+from backup.rows import Pile, Rows, Run, cut, merged, order_of, positions, rows_of, within
 from backup.seal import Kind, open_whole, seal_whole
 from backup.suite import ID_BYTES
 from zaibei.kernel.errors import Damage
@@ -277,6 +277,28 @@ class Catalogue:
             n = int(number)
             name, size = self._packs.name_and_size(n)
             yield Liveness(name, size, int(live[n]), int(live_bytes[n]), int(blobs[n]))
+
+    def raw_sizes(self, ids: Rows) -> NDArray[np.int64]:
+        """Of each id, in any order and as often as it comes, how many bytes it opens to; -1: not known."""
+        with self._lock:
+            run = self._whole()
+        order = order_of(ids, ID_BYTES)
+        sought = ids[order]
+        found = np.full(len(ids), -1, np.int64)
+        bits = cut([run])
+        prefixes = sought[:, :2].copy().view(">u2").ravel().astype(np.int64) >> (16 - bits)
+        edges = np.searchsorted(prefixes, np.arange((1 << bits) + 1))
+        for number in range(1 << bits):
+            first, last = int(edges[number]), int(edges[number + 1])
+            if first < last:
+                rows = run.block(number, bits)
+                at = positions(sought[first:last], rows, ID_BYTES)
+                if len(rows):
+                    raw = rows.view(ROW).reshape(-1)["raw"][at]
+                    found[first:last] = np.where(at >= 0, raw, -1)
+        out = np.empty_like(found)
+        out[order] = found
+        return out
 
     def lacking(self, ids: IdSet) -> Lacking:
         """Which ids are in no pack that the catalogue knows."""

@@ -134,7 +134,7 @@ class Repository:
         """Every index segment, read now, but for packs that are not to be relied on. The caller closes it."""
         return Catalogue().load(self.segments(), without=without)
 
-    def segments(self, damaged: Callable[[Damage], None] | None = None) -> Iterator[Segment]:
+    def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> Iterator[Segment]:
         """Each index segment, a few read ahead. Without `damaged` the first bad one raises."""
 
         def read(stat: Stat) -> Segment:
@@ -142,19 +142,21 @@ class Repository:
                 raise Damage(f"{self.name}: {stat.key} has {stat.size_bytes} bytes")
             return read_segment(self.keys, stat.key.removeprefix("index/"), self.read(stat.key))
 
-        waiting: deque[Future[Segment]] = deque()
+        waiting: deque[tuple[str, Future[Segment]]] = deque()
         with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as pool:
             listed = iter(self.listed("index/"))
             while True:
-                waiting += [pool.submit(read, s) for s in islice(listed, _AHEAD - len(waiting))]
+                some = islice(listed, _AHEAD - len(waiting))
+                waiting += [(s.key, pool.submit(read, s)) for s in some]
                 if not waiting:
                     return
+                key, done = waiting.popleft()
                 try:
-                    yield waiting.popleft().result()
+                    yield done.result()
                 except Damage as bad:
                     if damaged is None:
                         raise
-                    damaged(bad)
+                    damaged(key, bad)
 
     def rebuilt_catalogue(self) -> Catalogue:
         """The same from the packs' own trailers, when segments are lost or damaged."""

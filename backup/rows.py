@@ -81,7 +81,7 @@ def within(rows: Rows, ids: Rows, key: int) -> NDArray[np.bool_]:
 
 
 def positions(rows: Rows, ids: Rows, key: int) -> NDArray[np.int64]:
-    """For each row the place of its key among the sorted ids; -1 where it is not."""
+    """For each row the place of its key among the sorted ids (the first of equal ones); -1 where it is not."""
     if not len(rows) or not len(ids):
         return np.full(len(rows), -1, np.int64)
     return _at(rows, ids, key)

@@ -95,6 +95,30 @@ def restore_verified(vault: str, *, sequence: int, at: datetime, took_s: float) 
     )
 
 
+def verified(
+    vault: str,
+    *,
+    at: datetime,
+    read: bool,
+    damaged: int,
+    never_verified: int | None,
+    coverage_days: float | None,
+) -> None:
+    """`verified_at` is of the last time that packs were read: a look at the structure reads none.
+    `damaged` are the objects found damaged and not found sound since; `coverage_days` the days in which the
+    present pace reads every pack once, null when there is no pace yet."""
+
+    def change(now: Fields) -> None:
+        held = now["vaults"].setdefault(vault, {})
+        held["damaged"] = damaged
+        if read:
+            held["verified_at"] = at.isoformat()
+            held["never_verified"] = never_verified
+            held["coverage_days"] = coverage_days
+
+    _update(change)
+
+
 def wal(status: WalStatus, *, at: datetime) -> None:
     """Written every few seconds by the archiver; `at` tells a reader when it stopped doing so."""
 

@@ -1,75 +1,57 @@
 """Is everything there that a restore needs, and is it what was written? Three levels, each holding the one
-before: `structure` (signatures, chain, index, listings, sizes), `sample` (some packs read whole), `full`
-(every byte of every object). The fourth level is to restore: `room`.
+before: `structure` (signatures, chain, index, listings, sizes), `sample` (packs read whole, least recently
+read first, within a budget), `full` (every byte of every object). The fourth level is to restore: `room`.
 """
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Final, TypeVar
 
-from backup import forgotten, heads, snapshot, wal
+from backup import forgotten, heads, listings, snapshot, wal
+from backup.findings import Level, Report
 from backup.forgotten import Link, check_chain
 from backup.index import Catalogue
-from backup.pack import check_whole
+from backup.ledger import Ledger
+from backup.pack import check_whole, key_of
 from backup.reader import Reader
 from backup.repository import CONFIG, Repository, read_config, read_key
 from backup.snapshot import Snapshot
+from infra.objectstore.contract import Stat
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Progress
 
-SAMPLE: Final = 0.1
-FINDINGS_MAX: Final = 1000
-_PREFIXES = (
-    CONFIG,
-    "keys/",
-    "packs/",
-    "index/",
-    snapshot.PREFIX,
-    forgotten.PREFIX,
-    "marks/",
-    "runs/",
-    wal.PREFIX,
-)
+__all__ = ["Budget", "Level", "Report", "verify"]
+
+SHARE: Final = 0.1
+WORKERS: Final = 3
+_AHEAD: Final = 6  # packs in memory at most
+_RECORD_EVERY: Final = 64
+_PACKS = "packs/"
+# What a repository may hold beside what is checked here by name.
+_KNOWN = (
+    CONFIG, "keys/", "epochs/", _PACKS, "index/", snapshot.PREFIX,
+    forgotten.PREFIX, "marks/", "runs/", "resealed/", wal.PREFIX,
+)  # fmt: skip
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-class Level(StrEnum):
-    STRUCTURE = "structure"
-    SAMPLE = "sample"
-    FULL = "full"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much a sample may read. What is given bounds it, all of them together; at least one pack is read."""
 
+    share: float | None = SHARE  # of the bytes of all packs
+    size_bytes: int | None = None
+    time: timedelta | None = None
 
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """`damage` empty means: nothing wrong was found by this level, on what it read."""
-
-    repository: str
-    level: Level
-    snapshots: int = 0
-    packs: int = 0
-    packs_read: int = 0
-    packs_unindexed: int = 0  # of runs that died: not damage
-    blobs: int = 0
-    wal_objects: int = 0
-    bytes_read: int = 0
-    damage: list[str] = field(default_factory=list)
-    damage_count: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """One damaged object does not end the search: the person on call needs the whole list."""
-        try:
-            yield
-        except Damage as bad:
-            self.found(bad)
-
-    def found(self, bad: Damage) -> None:
-        self.damage_count += 1
-        if len(self.damage) < FINDINGS_MAX:
-            self.damage.append(str(bad))
+    def bytes_of(self, total: int) -> int:
+        by_share = total if self.share is None else round(total * self.share)
+        return by_share if self.size_bytes is None else min(by_share, self.size_bytes)
 
 
 def verify(
@@ -78,108 +60,169 @@ def verify(
     *,
     rng: random.Random,
     progress: Progress,
-    sample: float = SAMPLE,
+    budget: Budget | None = None,
+    ledger: Ledger | None = None,
 ) -> Report:
+    """Without a ledger a sample is by lot: nobody remembers what was read before."""
+    begun = repo.clock.monotonic()
     out = Report(repository=repo.name, level=level)
+
+    def damaged(key: str, why: Damage) -> None:
+        out.found(key, why)
+
     progress.step(f"{repo.name}: structure")
     _recipients(repo, out)
     chain = _chain(repo, out)
-    held = _index(repo, out)
-    with Reader(repo, held) as reader:
-        sizes = _present(repo, held, out)
-        for one in chain:
-            with out.collecting():
-                _listing(reader, one, out)
+    held = Catalogue().load(repo.segments(damaged))
+    out.packs, out.blobs = held.count()
+    bad: set[str] = set()
+    with Reader(repo, held) as reader, Ledger(None) as forgetful:
+        own = ledger or forgetful
+        there = _present(repo, held, out, bad)
+        if level is Level.STRUCTURE:
+            for _ in there:
+                pass
+        else:
+            own.know(there)
+        progress.step(f"{repo.name}: listings of {len(chain)} snapshots")
+        listings.check(reader, chain, out, progress)
         if level is not Level.STRUCTURE:
-            names = [n for n, _ in held.packs() if n in sizes]
-            if level is Level.SAMPLE and names:
-                names = rng.sample(names, max(1, round(len(names) * sample)))
-            else:
-                names = sorted(sizes)  # also what no index names: it costs money and may be needed
-            progress.step(f"{repo.name}: {len(names)} packs")
-            for done, name in enumerate(names, 1):
-                with out.collecting():
-                    _pack(repo, held, name, out)
-                progress.done(done, len(names), unit="packs")
-    _wal(repo, out, whole=level is Level.FULL)
+            _contents(repo, held, own, out, bad, rng=rng, progress=progress, budget=budget)
+        _wal(repo, out, whole=level is Level.FULL)
+        if bad:
+            listings.who_needs(reader, chain, bad, out, progress)
+        took = timedelta(seconds=repo.clock.monotonic() - begun)
+        own.finish(out, at=repo.clock.now(), took=took)
+        if level is not Level.STRUCTURE:
+            out.coverage = own.coverage(repo.clock.now())
     return out
 
 
 def _recipients(repo: Repository, out: Report) -> None:
     """Config and every key object, also those that were not needed to open."""
-    with out.collecting():
+    with out.collecting(CONFIG):
         config = read_config(repo.store, clock=repo.clock)
         if config != repo.config:
             raise Damage(f"{repo.name}: config changed since the repository was opened")
         for stat in repo.listed("keys/"):
-            with out.collecting():
+            with out.collecting(stat.key):
                 if read_key(repo.store, stat.key, config, clock=repo.clock) is None:
-                    out.notes.append(f"{stat.key}: a key of another repository")
+                    out.note(f"{stat.key}: a key of another repository")
 
 
 def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     """The snapshots that can be read; holes, false links and a lost end are damage."""
     chain: list[Snapshot] = []
-    sequences: list[int] = []
     links: dict[int, Link] = {}
-    with out.collecting():
-        sequences = repo.sequences()
-        links = {s: f.link for s, f in repo.forgotten().items()}
+    sequences: list[int] = []
+    with out.collecting(snapshot.PREFIX):
+        sequences = [snapshot.sequence_of(s.key) for s in repo.listed(snapshot.PREFIX)]
+    gone: set[int] = set()
+    with out.collecting(forgotten.PREFIX):
+        told = repo.forgotten()
+        gone, links = set(told), {s: f.link for s, f in told.items()}
+    sequences = [s for s in sequences if s not in gone]
+    with out.collecting(snapshot.PREFIX):
         heads.check(repo, sequences)
     for sequence in sequences:
-        with out.collecting():
+        with out.collecting(snapshot.key_of(sequence)):
             one = repo.snapshot(sequence)
             chain.append(one)
             links[sequence] = one.link
-    with out.collecting():
+    with out.collecting(snapshot.PREFIX):
         check_chain([links[s] for s in sorted(links)], name=repo.name)
     out.snapshots = len(chain)
     return chain
 
 
-def _index(repo: Repository, out: Report) -> Catalogue:
-    held = Catalogue().load(repo.segments(out.found))
-    out.packs, out.blobs = held.count()
-    return held
+def _present(
+    repo: Repository, held: Catalogue, out: Report, bad: set[str]
+) -> Iterator[tuple[str, int]]:
+    """Packs that are in the vault. What the index names must be there in its size. One listing of
+    everything, beside the index in the same order: neither is held in memory."""
+    indexed = held.packs()
+    wanted = next(indexed, None)
+    strange: dict[str, int] = {}
 
+    def lost(name: str, why: str) -> None:
+        bad.add(name)
+        out.found(key_of(name), Damage(f"{repo.name}: pack {name} {why}"))
 
-def _present(repo: Repository, held: Catalogue, out: Report) -> dict[str, int]:
-    """Packs in the vault, by name. What the index names must be there in its size."""
-    sizes = {s.key.rpartition("/")[2]: s.size_bytes for s in repo.store.list("packs/")}
-    indexed = 0
-    for name, size in held.packs():
-        with out.collecting():
-            indexed += 1
-            if name not in sizes:
-                raise Damage(f"{repo.name}: pack {name} is missing")
-            if sizes[name] != size:
-                raise Damage(f"{repo.name}: pack {name} has {sizes[name]} bytes, not {size}")
-    out.packs_unindexed = max(0, len(sizes) - indexed)
     for stat in repo.store.list(""):
-        if not stat.key.startswith(_PREFIXES):
-            out.notes.append(f"{stat.key}: not of a repository")
-    return sizes
+        name = _pack_name(stat)
+        if name is None:
+            if not stat.key.startswith(_KNOWN) or stat.key.startswith(_PACKS):
+                top = stat.key.partition("/")[0]
+                strange[top] = strange.get(top, 0) + 1
+            continue
+        while wanted is not None and wanted[0] < name:
+            lost(wanted[0], "is missing")
+            wanted = next(indexed, None)
+        if wanted is None or wanted[0] != name:
+            out.packs_unindexed += 1
+        else:
+            if wanted[1] != stat.size_bytes:
+                lost(name, f"has {stat.size_bytes} bytes, not {wanted[1]}")
+            wanted = next(indexed, None)
+        yield name, stat.size_bytes
+    while wanted is not None:
+        lost(wanted[0], "is missing")
+        wanted = next(indexed, None)
+    for top, count in strange.items():
+        out.note(f"{top}: {count} objects that are not of a repository")
 
 
-def _listing(reader: Reader, one: Snapshot, out: Report) -> None:
-    for node in reader.nodes(one):
-        size = 0
-        for id_ in node.blobs:
-            places = reader.catalogue.places(id_)
-            if not places:
-                raise Damage(
-                    f"snapshot {one.sequence}: a blob of {node.path!a} is in no index segment"
-                )
-            size += places[0].entry.raw_bytes
-        if size != node.data_bytes:
-            raise Damage(f"snapshot {one.sequence}: blobs of {node.path!a} do not add up")
+def _pack_name(stat: Stat) -> str | None:
+    name = stat.key.rpartition("/")[2]
+    is_name = len(name) == 64 and not set(name) - set("0123456789abcdef")
+    return name if is_name and stat.key == key_of(name) else None
 
 
-def _pack(repo: Repository, held: Catalogue, name: str, out: Report) -> None:
-    data = repo.read(f"packs/{name[:2]}/{name}")
-    out.bytes_read += len(data)
-    out.packs_read += 1
-    entries = set(check_whole(repo.keys, name, data))
+def _contents(
+    repo: Repository,
+    held: Catalogue,
+    ledger: Ledger,
+    out: Report,
+    bad: set[str],
+    *,
+    rng: random.Random,
+    progress: Progress,
+    budget: Budget | None,
+) -> None:
+    """Packs read whole, a few at once: reading, digest, opening and inflating leave the interpreter."""
+    full = out.level is Level.FULL
+    total = ledger.total_bytes()
+    allowed = total if full else (budget or Budget()).bytes_of(total)
+    end = None if full or budget is None else budget.time
+    begun = repo.clock.monotonic()
+
+    def chosen() -> Iterator[tuple[str, int]]:
+        spent = 0
+        for name, size in ledger.due(rng.randbytes(32).hex()):
+            late = end is not None and repo.clock.monotonic() - begun >= end.total_seconds()
+            if spent and not full and (late or spent + size > allowed):
+                return
+            spent += size
+            yield name, size
+
+    progress.step(f"{repo.name}: reading packs")
+    for (name, size), done in _side_by_side(chosen(), lambda p: _pack(repo, held, *p)):
+        sound = False
+        with out.collecting(key_of(name), by_content=True):
+            try:
+                done.result()
+                sound = True
+            except Damage:
+                bad.add(name)
+                raise
+        out.packs_read += 1
+        out.bytes_read += size
+        ledger.record(name, at=repo.clock.now(), sound=sound)
+        progress.done(out.bytes_read, allowed, unit="B")
+
+
+def _pack(repo: Repository, held: Catalogue, name: str, size_bytes: int) -> None:
+    entries = set(check_whole(repo.keys, name, repo.read_pack(name, size_bytes)))
     indexed = held.entries(name)
     if indexed and indexed != entries:
         raise Damage(f"{repo.name}: pack {name}: index and trailer differ")
@@ -187,16 +230,30 @@ def _pack(repo: Repository, held: Catalogue, name: str, out: Report) -> None:
 
 def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
     found: list[int] = []
-    with out.collecting():
+    with out.collecting(wal.PREFIX):
         found = wal.systems(repo)
     for system in found:
         archive = wal.Archive(repo, system)
-        held = archive.items()
-        out.wal_objects += len(held)
-        for gap in wal.gaps(held):
-            with out.collecting():
-                raise Damage(f"{repo.name}: system {system}: {gap}")
-        if whole:
-            for item in held:
-                with out.collecting():
-                    out.bytes_read += len(archive.open(item))
+        with out.collecting(archive.prefix):
+            held = archive.items()
+            out.wal_objects += len(held)
+            for gap in wal.gaps(held):
+                with out.collecting(archive.prefix):
+                    raise Damage(f"{repo.name}: system {system}: {gap}")
+            for item, done in _side_by_side(held if whole else [], archive.open):
+                with out.collecting(item.key, by_content=True):
+                    out.bytes_read += len(done.result())
+
+
+def _side_by_side(what: Iterable[T], work: Callable[[T], U]) -> Iterator[tuple[T, Future[U]]]:
+    """In order, a few at a time."""
+    waiting: deque[tuple[T, Future[U]]] = deque()
+    rest = iter(what)
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="verify") as pool:
+        while True:
+            waiting += [(w, pool.submit(work, w)) for w in islice(rest, _AHEAD - len(waiting))]
+            if not waiting:
+                return
+            one, done = waiting.popleft()
+            done.exception()  # waited for here, so that the others go on meanwhile
+            yield one, done

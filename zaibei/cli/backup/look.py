@@ -1,8 +1,13 @@
 """`backup list`, `show` and `verify`: what is there, and is it what was written?"""
 
+import sys
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
 from zaibei.cli.backup.shared import (
+    CLOCK,
     AsOf,
     Json,
     Level,
@@ -15,7 +20,12 @@ from zaibei.cli.backup.shared import (
     snapshot_told,
     told,
 )
-from zaibei.cli.console import progress
+from zaibei.cli.console import plain, progress
+from zaibei.kernel.errors import Usage
+from zaibei.kernel.units import duration, say_bytes, size_bytes
+
+if TYPE_CHECKING:
+    from backup.findings import Report
 
 
 @app.command("list")
@@ -26,6 +36,9 @@ def list_(
     with told():
         all_opened = opened(repo, password_file, as_of=as_of)
         found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
+    if not json and sys.stdout.isatty():
+        _table(found)
+        return
     say(
         json,
         {"repositories": found},
@@ -38,6 +51,33 @@ def list_(
     )
 
 
+def _table(found: dict[str, list[dict[str, Any]]]) -> None:
+    """For a person: columns, and the day as it is where they sit."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    for name, all_ in found.items():
+        drawn = Table(title=Text(name), title_justify="left", box=None, pad_edge=False)
+        for column, justify in (("#", "right"), ("finished", "left"), ("kind", "left"),
+                                ("label", "left"), ("host", "left"), ("entries", "right"),
+                                ("size", "right"), ("", "left")):  # fmt: skip
+            drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
+        for s in all_:
+            drawn.add_row(
+                str(s["sequence"]),
+                f"{s['finished'].astimezone():%Y-%m-%d %H:%M %z}",
+                s["kind"],
+                # Text: what somebody else named must not be read as markup.
+                Text(s["label"]),
+                Text(s["host"]),
+                str(s["entries_count"]),
+                say_bytes(s["size_bytes"]),
+                Text("" if s["complete"] else "INCOMPLETE", style="bold red"),
+            )
+        Console().print(drawn)
+
+
 @app.command()
 def show(
     snapshot: Which = "latest",
@@ -46,61 +86,109 @@ def show(
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """One snapshot: what it is, what it says about itself, what it holds."""
+    """One snapshot: what it is, what it says about itself, what it holds. An entry is said as it is read: a
+    listing of millions needs no more memory than a short one."""
     with told():
-        import os  # noqa: PLC0415
-
+        from backup.listings import said  # noqa: PLC0415
         from backup.reader import Reader  # noqa: PLC0415
 
         one_repo = opened(repo, password_file, as_of=as_of)[0]
         one = one_repo.find(snapshot)
         with Reader(one_repo) as reader:
-            names = [
-                {
-                    "path": os.fsdecode(n.path).encode(errors="backslashreplace").decode(),
-                    "type": n.type.value,
-                    "size_bytes": n.size_bytes,
-                }
-                for n in reader.nodes(one)
-            ]
-        facts = {**snapshot_told(one), "facts": one.content.facts, "entries": names}
-    say(json, facts, [f"{n['size_bytes']:>12}  {n['path']}" for n in names])
+            if json:
+                head = dumps(plain({**snapshot_told(one), "facts": one.content.facts}))
+                print(f'{head[:-1]}, "entries": [', end="")
+            for at, n in enumerate(reader.nodes(one)):
+                if json:
+                    entry = {"path": said(n.path), "type": n.type.value, "size_bytes": n.size_bytes}
+                    print(f"{',' if at else ''}\n{dumps(entry, ensure_ascii=False)}", end="")
+                else:
+                    print(f"{n.size_bytes:>12}  {said(n.path)}")
+            if json:
+                print("]}")
 
 
 @app.command()
 def verify(
     level: Level = Level.SAMPLE,
+    share: Annotated[
+        float | None, typer.Option(help="Of the bytes of all packs; 0.1 without a budget.")
+    ] = None,
+    budget_bytes: Annotated[
+        str | None, typer.Option(help="A sample reads at most this: 20GiB.")
+    ] = None,
+    budget_time: Annotated[
+        str | None, typer.Option(help="A sample begins no pack after this: 30min.")
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """Is everything there, and is it what was written?"""
+    """Is everything there, and is it what was written? A sample reads the packs that were read longest ago."""
     with told(), progress() as bar:
         import secrets  # noqa: PLC0415
 
+        from backup import status  # noqa: PLC0415
         from backup import verify as verifying  # noqa: PLC0415
+        from backup.ledger import Ledger  # noqa: PLC0415
 
-        found = [
-            verifying.verify(
-                r, verifying.Level(level.value), rng=secrets.SystemRandom(), progress=bar
-            )
-            for r in opened(repo, password_file, as_of=as_of)
-        ]
+        if share is not None and not 0 < share <= 1:
+            raise Usage(f"--share {share} is not a part", hint="0.05 is one byte in twenty")
+        if share is None and budget_bytes is None and budget_time is None:
+            share = verifying.SHARE
+        budget = verifying.Budget(
+            share=share,
+            size_bytes=size_bytes(budget_bytes) if budget_bytes else None,
+            time=duration(budget_time) if budget_time else None,
+        )
+        found = []
+        for r in opened(repo, password_file, as_of=as_of):
+            # What a vault was says nothing about what it is: no ledger of the past.
+            with Ledger(None) if as_of else Ledger.of(r) as ledger:
+                one = verifying.verify(
+                    r,
+                    verifying.Level(level.value),
+                    rng=secrets.SystemRandom(),
+                    progress=bar,
+                    budget=budget,
+                    ledger=ledger,
+                )
+                found.append(one)
+                if not as_of:
+                    cover = one.coverage
+                    status.verified(
+                        r.name,
+                        at=CLOCK.now(),
+                        read=level is not Level.STRUCTURE,
+                        damaged=len(ledger.damaged()),
+                        never_verified=cover.never_verified if cover else None,
+                        coverage_days=cover.days_a_round if cover else None,
+                    )
     sound = not any(f.damage for f in found)
-    say(
-        json,
-        {"sound": sound, "repositories": found},
-        [
-            line
-            for f in found
-            for line in (
-                (
-                    f"{f.repository}: {f.level.value}: {f.snapshots} snapshots, {f.packs} packs"
-                    f" ({f.packs_read} read), {f.wal_objects} WAL objects, {f.damage_count} damaged"
-                ),
-                *(f"DAMAGE: {d}" for d in f.damage),
-            )
-        ],
-    )
+    say(json, {"sound": sound, "repositories": found}, [n for f in found for n in _told(f)])
     raise typer.Exit(0 if sound else 1)
+
+
+def _told(f: "Report") -> list[str]:
+    lines = [
+        (
+            f"{f.repository}: {f.level.value}: {f.snapshots} snapshots, {f.packs} packs"
+            f" ({f.packs_read} read), {f.wal_objects} WAL objects, {f.damage_count} damaged"
+        )
+    ]
+    if (c := f.coverage) is not None:
+        days = (
+            "unknown: a pace needs two samples"
+            if c.days_to_full_coverage is None
+            else f"{c.days_to_full_coverage:.1f}"
+        )
+        lines.append(
+            f"never read yet: {c.never_verified} packs ({say_bytes(c.never_verified_bytes)});"
+            f" days to full coverage: {days}"
+        )
+    for one in f.findings:
+        lines += [f"DAMAGE: {one.why}", f"  lost: {one.lost}", f"  mend: {one.mend}"]
+    if f.damage_count > len(f.findings):
+        lines.append(f"DAMAGE: {f.damage_count - len(f.findings)} more")
+    return [*lines, *(f"note: {n}" for n in f.notes)]

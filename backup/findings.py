@@ -1,0 +1,111 @@
+"""What a verification found, told so that somebody can act on it: which object, what is lost with it, and the
+command that mends it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from backup.snapshot import PREFIX as SNAPSHOTS
+from zaibei.kernel.errors import Damage
+
+FINDINGS_MAX: Final = 1000
+NOTES_MAX: Final = 100
+_HEAL = "zaibei backup heal --from OTHER-REPOSITORY"
+_REPAIR = "zaibei backup repair"
+_LOST: Final = {
+    "config": "this repository does not open from this vault",
+    "keys": "one recipient: whoever holds only that key cannot open the repository",
+    "epochs": "what is sealed under that root",
+    "index": "no data: every pack holds its own part of the index",
+    "forgets": "whether some snapshots are forgotten is unknown; nothing is collected",
+    "marks": "no data: a collection of garbage begins anew",
+    "runs": "no data: it says only when a run began",
+    "wal": "recovery through this place; snapshots after it are whole",
+}
+
+
+class Level(StrEnum):
+    STRUCTURE = "structure"
+    SAMPLE = "sample"
+    FULL = "full"
+
+
+@dataclass(slots=True, kw_only=True)
+class Finding:
+    """One damaged or missing object. `snapshots` and `paths`: who reaches it, the first few."""
+
+    object: str
+    why: str
+    lost: str
+    mend: str
+    by_content: bool = False  # found by reading it, so only reading it again can clear it
+    snapshots: list[int] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How far the reading of packs has come. None: not known yet, there was no run to measure a pace by."""
+
+    never_verified: int
+    never_verified_bytes: int
+    oldest_verified_at: datetime | None
+    bytes_per_day: float | None
+    days_to_full_coverage: float | None  # until every pack was read once; 0: it was
+    days_a_round: float | None  # in which this pace reads everything once
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """`damage` empty means: nothing wrong was found by this level, on what it read."""
+
+    repository: str
+    level: Level
+    snapshots: int = 0
+    packs: int = 0
+    packs_read: int = 0
+    packs_unindexed: int = 0  # of runs that died: not damage
+    blobs: int = 0
+    wal_objects: int = 0
+    bytes_read: int = 0
+    damage: list[str] = field(default_factory=list)
+    damage_count: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    coverage: Coverage | None = None  # None: no pack was to be read
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self, key: str, *, by_content: bool = False) -> Iterator[None]:
+        """One damaged object does not end the search: the person on call needs the whole list."""
+        try:
+            yield
+        except Damage as bad:
+            self.found(key, bad, by_content=by_content)
+
+    def found(self, key: str, bad: Damage, *, by_content: bool = False) -> Finding:
+        self.damage_count += 1
+        one = Finding(
+            object=key,
+            why=str(bad),
+            lost=_lost(key),
+            mend=_REPAIR if key.startswith("index") else _HEAL,
+            by_content=by_content,
+        )
+        # Beyond the bound the count goes on: a list of a million lines helps nobody.
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(one)
+            self.damage.append(str(bad))
+        return one
+
+    def note(self, text: str) -> None:
+        if len(self.notes) < NOTES_MAX:
+            self.notes.append(text)
+
+
+def _lost(key: str) -> str:
+    if key.startswith(SNAPSHOTS):
+        return f"snapshot {key.removeprefix(SNAPSHOTS).lstrip('0')}, or a part of it"
+    return _LOST.get(key.partition("/")[0], "unknown")

@@ -1,0 +1,226 @@
+"""A verification finds what is wrong, names who loses what by it, and never says more than it read."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from backup import snapshot, status
+from backup.bench.index import make as make_large
+from backup.job import run_files
+from backup.ledger import Ledger
+from backup.pack import key_of
+from backup.reader import Reader
+from backup.repository import Repository, open_repository
+from backup.verify import Budget, Level, Report, verify
+from infra.objectstore.directory import DirectoryStore
+from infra.objectstore.memory import MemoryStore
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.progress import Silent
+
+
+def checked(repo: Repository, level: Level = Level.FULL, **more: object) -> Report:
+    return verify(repo, level, rng=random.Random(1), progress=Silent(), **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(repo: Repository) -> MemoryStore:
+    assert isinstance(repo.store, MemoryStore)
+    return repo.store
+
+
+@pytest.fixture
+def many(repo: Repository, tmp_path: Path, clock: SimClock) -> Repository:
+    """Twelve snapshots, so that there are packs enough to be chosen from."""
+    source = tmp_path / "many"
+    source.mkdir()
+    for n in range(12):
+        (source / f"f{n}").write_bytes(random.Random(n).randbytes(20_000))
+        assert run_files([source], [repo], clock, random.Random(n), Silent()).complete
+    return repo
+
+
+def pack_of(repo: Repository, path: bytes) -> str:
+    with Reader(repo) as reader:
+        node = next(n for n in reader.nodes(repo.find("latest")) if n.path.endswith(path))
+        return reader.catalogue.places(node.blobs[0])[0].pack
+
+
+def test_a_sound_repository_is_sound_at_every_level(many: Repository) -> None:
+    for level in Level:
+        found = checked(many, level)
+        assert (found.damage, found.findings, found.notes) == ([], [], [])
+        assert found.snapshots == 12
+    assert found.packs_read == found.packs
+    assert found.packs_unindexed == 0
+
+
+def test_a_missing_pack_is_told_with_what_is_lost_and_how_to_mend_it(
+    many: Repository, store: MemoryStore
+) -> None:
+    gone = pack_of(many, b"many/f10")
+    store.remove(key_of(gone))
+    (one,) = checked(many, Level.STRUCTURE).findings
+    assert one.object == key_of(gone)
+    assert "missing" in one.why
+    assert one.snapshots == [11, 12]
+    assert one.paths == ["many/f10"]
+    assert one.lost == "in snapshots 11, 12: many/f10"
+    assert one.mend.startswith("zaibei backup heal --from")
+
+
+def test_a_pack_that_lies_elsewhere_too_loses_nothing(many: Repository, store: MemoryStore) -> None:
+    """Two writers may have packed the same blob."""
+    held = many.catalogue()
+    name, size = next(held.packs())
+    twin = store.read(key_of(name))
+    held.close()
+    store.create(f"packs/{'ab' * 1}/{'ab' * 32}", twin)  # under a false name: damage, but of nobody
+    found = checked(many)
+    (one,) = found.findings
+    assert one.object == f"packs/ab/{'ab' * 32}"
+    assert one.lost == "nothing that a snapshot needs"
+    assert found.packs_unindexed == 1
+    assert size == len(twin)
+
+
+def test_a_lost_listing_names_the_snapshot_that_goes_with_it(
+    many: Repository, store: MemoryStore
+) -> None:
+    latest = many.find("latest")
+    with Reader(many) as reader:
+        tree = reader.catalogue.places(latest.content.tree[0])[0].pack
+    store.corrupt(key_of(tree), store.read(key_of(tree))[:-1])
+    found = checked(many, Level.STRUCTURE)
+    by_object = {f.object: f for f in found.findings}
+    assert by_object[key_of(tree)].snapshots == [12]
+    assert "listing" in by_object[key_of(tree)].lost
+    assert by_object[latest.key].lost == "snapshot 12, or a part of it"
+
+
+def test_a_blob_in_no_segment_is_told_by_the_paths_that_need_it(
+    many: Repository, store: MemoryStore
+) -> None:
+    last = [s.key for s in store.list("index/")]
+    with_it = {k for k in last if _names(many, k, pack_of(many, b"many/f11"))}
+    for k in with_it:
+        store.remove(k)
+    found = checked(many, Level.STRUCTURE)
+    assert found.damage
+    assert all(f.object == snapshot.key_of(12) for f in found.findings)
+
+
+def _names(repo: Repository, key: str, pack: str) -> bool:
+    held = repo.catalogue()
+    try:
+        return key.removeprefix("index/") in held.segments_naming([pack])
+    finally:
+        held.close()
+
+
+def test_a_piece_that_two_snapshots_share_is_looked_at_once_and_damage_is_seen_in_both(
+    repo: Repository, store: MemoryStore, some_files: Path, clock: SimClock
+) -> None:
+    for seed in (1, 2):
+        run_files([some_files], [repo], clock, random.Random(seed), Silent())
+    first, second = repo.snapshots()
+    assert first.content.tree == second.content.tree
+    assert not checked(repo, Level.STRUCTURE).damage
+    store.remove(key_of(pack_of(repo, b"deep/big")))
+    (one,) = checked(repo, Level.STRUCTURE).findings
+    assert one.snapshots == [1, 2]
+
+
+def test_samples_within_a_budget_read_every_pack_in_turn(many: Repository, clock: SimClock) -> None:
+    with Ledger.of(many) as ledger:
+        total = checked(many, Level.STRUCTURE).packs
+        left = total
+        for _ in range(total):
+            found = checked(many, Level.SAMPLE, ledger=ledger, budget=Budget(share=0.2))
+            assert not found.damage
+            assert found.coverage is not None
+            assert found.coverage.never_verified == max(0, left - found.packs_read)
+            left -= found.packs_read
+            clock.sleep(timedelta(days=1))
+            if left <= 0:
+                break
+        assert left <= 0
+        assert found.coverage.days_to_full_coverage == 0
+        assert found.coverage.days_a_round is not None
+
+
+def test_a_sample_reads_no_more_than_its_budget(many: Repository) -> None:
+    whole = checked(many, Level.FULL)
+    one = checked(many, Level.SAMPLE, budget=Budget(share=None, size_bytes=1))
+    assert one.packs_read == 1, "at least one, or the budget would starve it for ever"
+    none_left = checked(many, Level.SAMPLE, budget=Budget(share=None, time=timedelta(0)))
+    assert none_left.packs_read == 1
+    half = checked(many, Level.SAMPLE, budget=Budget(share=0.5))
+    assert 1 < half.packs_read < whole.packs_read
+    assert half.bytes_read <= whole.bytes_read / 2
+    everything = checked(many, Level.SAMPLE, budget=Budget(share=None))
+    assert everything.packs_read == whole.packs_read
+
+
+def test_a_healed_pack_is_damaged_no_more(many: Repository, store: MemoryStore) -> None:
+    name = pack_of(many, b"many/f3")
+    whole = store.read(key_of(name))
+    store.corrupt(key_of(name), whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    with Ledger.of(many) as ledger:
+        assert checked(many, ledger=ledger).damage
+        assert ledger.damaged() == [key_of(name)]
+        store.corrupt(key_of(name), whole)
+        tiny = Budget(share=None, size_bytes=1)
+        assert not checked(many, Level.SAMPLE, ledger=ledger, budget=tiny).damage
+        assert ledger.damaged() == [], "what was damaged is read first"
+
+
+def test_a_foreign_object_is_a_note_and_no_damage(many: Repository, store: MemoryStore) -> None:
+    store.create("holiday.jpg", b"x")
+    store.create("packs/readme", b"x")
+    found = checked(many, Level.STRUCTURE)
+    assert not found.damage
+    assert len(found.notes) == 2
+
+
+def test_the_status_tells_when_packs_were_read_and_not_when_they_were_only_listed(
+    state: Path, clock: SimClock
+) -> None:
+    told = {"damaged": 0, "never_verified": 3, "coverage_days": None}
+    status.verified("site-b", at=clock.now(), read=False, **told)  # type: ignore[arg-type]
+    held = json.loads(status.file().read_text())["vaults"]["site-b"]
+    assert held == {"damaged": 0}
+    status.verified("site-b", at=clock.now(), read=True, **told)  # type: ignore[arg-type]
+    held = json.loads(status.file().read_text())["vaults"]["site-b"]
+    assert held["verified_at"] == clock.now().isoformat()
+    assert held["coverage_days"] is None
+
+
+def test_a_made_repository_is_sound_until_somebody_reads_its_holes(
+    tmp_path: Path, clock: SimClock
+) -> None:
+    """What the memory of the index is measured on is a repository."""
+    make_large(tmp_path / "r", 3000, clock)
+    repo = open_repository(DirectoryStore(tmp_path / "r"), "ten million", clock=clock)
+    found = checked(repo, Level.STRUCTURE)
+    assert (found.damage, found.blobs) == ([], 3000 + len(repo.find("latest").content.tree))
+    assert checked(repo, Level.SAMPLE, budget=Budget(share=0.01)).damage
+
+
+def test_a_listing_that_lies_about_its_length_is_damage(
+    make: Callable[..., Repository], some_files: Path, clock: SimClock
+) -> None:
+    repo = make()
+    run_files([some_files], [repo], clock, random.Random(1), Silent())
+    one = repo.find("latest")
+    false = replace(one.content, entries=one.content.entries + 1)
+    repo.create(
+        snapshot.key_of(2), snapshot.encode(repo.keys, false, sequence=2, previous=one.digest)
+    )
+    (finding,) = checked(repo, Level.STRUCTURE).findings
+    assert finding.object == snapshot.key_of(2)
+    assert "entries" in finding.why
