@@ -1,45 +1,71 @@
-"""Files back from a snapshot, into a directory that is empty. Nothing outside it is ever touched.
+"""Files back from a snapshot. Wrong bytes are never in place: a file has its name only when every blob of it
+was opened and its id recomputed. What cannot be had from one vault is taken from another that holds the same
+run; what cannot be had at all is left out and named, and the rest is restored all the same.
 
-Links are made last: until then every directory on every path was made by this restore, so no name in a
-listing, however it was forged, leads out. What was written was authenticated blob by blob; it was not read
-back from the disk, so the result is `restored`, not `verified`.
+What was written was not read back from the disk, so the result is `restored`, not `verified`.
 """
 
 # Names are bytes here, and pathlib refuses bytes.
-# ruff: noqa: PTH101, PTH103, PTH118, PTH120, PTH211
+# ruff: noqa: PTH120
 
 import errno
+import hashlib
 import os
-import stat
-from collections import Counter
-from collections.abc import Callable, Iterator
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
-from backup.errors import NotEmpty
+from backup.ground import STAGE, UNFIT, Ground, told
+from backup.later import Later
+from backup.laying import OPENERS, Layer, whole
 from backup.reader import Reader
-from backup.snapshot import Snapshot
-from backup.tree import Node, Type, segments, why_unsafe
-from zaibei.kernel.errors import Damage, NoSpace
+from backup.repository import Repository
+from backup.snapshot import Content, Snapshot
+from backup.tree import OBJECTS, Node, Type
+from zaibei.kernel.errors import Damage, NoSpace, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
+from zaibei.kernel.units import say_bytes
 
-_SPECIAL = {
-    Type.FIFO: stat.S_IFIFO,
-    Type.SOCKET: stat.S_IFSOCK,
-    Type.CHAR: stat.S_IFCHR,
-    Type.BLOCK: stat.S_IFBLK,
-}
+LOST_MAX: Final = 100_000  # more than that is not a damaged snapshot but a lost one
+CHECKS_AHEAD: Final = 64  # of a resumed restore: files that are compared at once
+SIBLINGS_BACK: Final = 256  # snapshots in which another vault's copy of a run is looked for
+Entry = tuple[Reader, Node]
+View = Callable[[Callable[[], Iterator[Entry]]], Iterable[Entry]]
+Wanted = Callable[[bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A snapshot, and the vault to read it from."""
+
+    reader: Reader
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
+    """What became of it. `sound`: everything that was asked for, from where it was asked for."""
+
     files: int
     directories: int
     links: int
+    special: int
     size_bytes: int
-    special: int = 0
+    kept: int = 0  # files that were there already, whole
     unset: tuple[str, ...] = ()  # what this account or filesystem would not have
+    unset_count: int = 0
+    taken: tuple[str, ...] = ()  # what came from another vault, because the first one is damaged
+    lost: tuple[str, ...] = ()  # what no vault gave
+
+    @property
+    def sound(self) -> bool:
+        return not (self.unset_count or self.taken or self.lost)
 
 
 def restore_files(
@@ -48,151 +74,315 @@ def restore_files(
     target: Path,
     *,
     progress: Progress,
-    wanted: Callable[[bytes], bool] = lambda _: True,
+    wanted: Wanted = lambda _: True,
 ) -> Restored:
-    """Raises NotEmpty, NoSpace, Damage. After an error the target holds a part; it is not cleaned away,
-    because after a disaster a part may be all there is."""
-    with _disk(target):
-        target.mkdir(parents=True, exist_ok=True)
-        if any(target.iterdir()):
-            raise NotEmpty(f"{target} is not empty", hint="restore into a new directory")
-        return _restore(reader, snapshot, target, progress=progress, wanted=wanted)
+    """From one vault into an empty directory, all or an error. Raises NotEmpty, NoSpace, Damage. After an error
+    the target holds whole files and no others; they are not cleaned away, because after a disaster a part
+    may be all there is."""
+    done = restore([Source(reader, snapshot)], target, progress=progress, wanted=wanted)
+    if done.lost:
+        raise Damage(f"{len(done.lost)} files cannot be restored: {done.lost[0]}")
+    return done
 
 
-def _restore(
-    reader: Reader,
-    snapshot: Snapshot,
+def restore(
+    sources: Sequence[Source],
     target: Path,
     *,
     progress: Progress,
-    wanted: Callable[[bytes], bool],
+    wanted: Wanted = lambda _: True,
+    view: View | None = None,
+    resume: bool = False,
 ) -> Restored:
-    base = os.fsencode(target.resolve())
-    late: list[tuple[bytes, Node]] = []  # links, and directories whose times and modes come last
-    files = size = 0
-    progress.step(f"restoring snapshot {snapshot.sequence} of {reader.repository.name}")
-    for node in reader.nodes(snapshot):
-        for name in (node.path, node.hard or node.path):
-            if (why := why_unsafe(name)) is not None:
-                raise Damage(f"a listing names {os.fsdecode(name)!a}: {why}")
-        if not wanted(node.path):
-            continue
-        real = os.path.join(base, node.path)
+    """`sources`: the first is read; the others hold the same run, for what is damaged in it. `wanted` is asked
+    with the path as the listing has it, a directory's with a slash at its end."""
+    content = sources[0].snapshot.content
+    ground = Ground(target)
+    with _disk(target):
+        ground.begin(mark_of(content), resume=resume)
+    run = _Run(sources, ground, wanted, view or _as_listed, progress)
+    try:
+        with _disk(target, reached=run.reached):
+            done = run.run()
+            if not done.lost:
+                ground.finish()
+            return done
+    except BaseException:
+        run.close()
+        ground.give_up()
+        raise
+    finally:
+        run.close()
+
+
+def mark_of(content: Content) -> str:
+    """Names a run, the same in every vault that holds it."""
+    what = (content.kind, content.label, content.host, content.started.isoformat(), content.entries)
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
+def sibling(repo: Repository, content: Content) -> Snapshot | None:
+    """The same run in another vault. None when that vault does not have it."""
+    for sequence in sorted(repo.sequences(), reverse=True)[:SIBLINGS_BACK]:
+        one = repo.snapshot(sequence)
+        if (
+            mark_of(one.content) == mark_of(content)
+            and one.content.size_bytes == content.size_bytes
+        ):
+            return one
+    return None
+
+
+def entries(sources: Sequence[Source], *, note: Callable[[str], None]) -> Iterator[Entry]:
+    """The listing; where a vault's is damaged, it goes on with the next vault's at the same entry."""
+    done = 0
+    for at, source in enumerate(sources):
         try:
-            os.makedirs(os.path.dirname(real), mode=0o700, exist_ok=True)
-            if node.type is Type.FILE and not (node.hard and wanted(node.hard)):
-                _write(reader, node, real)
-                files += 1
-                size += node.size_bytes
-                progress.done(size, snapshot.content.size_bytes, unit="B")
-            elif node.type is Type.DIRECTORY:
-                os.makedirs(real, mode=0o700, exist_ok=True)
-                late.append((real, node))
+            for node in islice(source.reader.nodes(source.snapshot), done, None):
+                done += 1
+                yield source.reader, node
+        except Damage as bad:
+            if at + 1 == len(sources):
+                raise
+            note(f"the listing from entry {done + 1} on: {bad.message}")
+        else:
+            return
+
+
+def _as_listed(listing: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+    return listing()
+
+
+@dataclass(slots=True)
+class _Run:
+    sources: Sequence[Source]
+    ground: Ground
+    wanted: Wanted
+    view: View
+    progress: Progress
+    layer: Layer = field(init=False)
+    later: Later = field(init=False)
+    lost: dict[bytes, tuple[Node, str]] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
+    firsts: dict[bytes, bytes] = field(
+        default_factory=dict
+    )  # of hard links whose own is not wanted
+    kept: int = 0
+    kept_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.layer = Layer(self.ground, lost=self._lose, done=self._done)
+        self.later = Later(Path(os.fsdecode(self.ground.real(STAGE))) / "later")
+
+    def run(self) -> Restored:
+        first = self.sources[0]
+        self.progress.step(
+            f"restoring snapshot {first.snapshot.sequence} of {first.reader.repository.name}"
+        )
+        for reader, node in self._needed(self.view(lambda: entries(self.sources, note=self._take))):
+            self.layer.add(reader, node)
+        self.layer.settle()
+        for source in self.sources[1:]:
+            self._heal(source)
+        return self._last()
+
+    def close(self) -> None:
+        self.layer.close()
+        self.later.close()
+
+    def reached(self) -> str:
+        total = self.sources[0].snapshot.content.size_bytes
+        size = self.layer.size_bytes + self.kept_bytes
+        files = self.layer.files + self.kept
+        return f"{files} files are whole, {say_bytes(size)} of {say_bytes(total)}"
+
+    def _needed(self, listing: Iterable[Entry]) -> Iterator[Entry]:
+        """The files that must be written; after an interruption not those that are there and whole."""
+        checks: deque[tuple[Future[bool], Reader, Node]] = deque()
+        with ThreadPoolExecutor(OPENERS, thread_name_prefix="check") as pool:
+            for reader, node in self._files(listing):
+                if not self.ground.resumed:
+                    yield reader, node
+                    continue
+                checks.append((pool.submit(whole, self.ground, reader, node), reader, node))
+                if len(checks) > CHECKS_AHEAD:
+                    yield from self._checked(*checks.popleft())
+            for check in checks:
+                yield from self._checked(*check)
+
+    def _checked(self, same: Future[bool], reader: Reader, node: Node) -> Iterator[Entry]:
+        if same.result():
+            self.kept += 1
+            self.kept_bytes += node.size_bytes
+        else:
+            yield reader, node
+
+    def _files(self, listing: Iterable[Entry]) -> Iterator[Entry]:
+        """The files with data of their own; all else is made now or waits."""
+        for reader, node in listing:
+            if node.type in OBJECTS:
+                raise Usage("a bucket's snapshot is not a tree of files")
+            self.ground.check(node.path)
+            if node.hard:
+                self.ground.check(node.hard)
+            if node.type is Type.DIRECTORY:
+                if self.wanted(node.path + b"/"):
+                    self._directory(node, node.path)
+                self.later.append(node)  # also one that is only made for what is below it
+            elif self.wanted(node.path) and self._directory(node, os.path.dirname(node.path)):
+                if node.type is not Type.FILE:
+                    self.later.append(node)
+                elif (first := self._first_of(node)) is not None:
+                    self.later.append(replace(node, hard=first))
+                else:
+                    yield reader, replace(node, hard=b"")
+
+    def _directory(self, node: Node, path: bytes) -> bool:
+        try:
+            self.ground.directory(path)
+        except OSError as unfit:
+            if unfit.errno not in UNFIT:
+                raise
+            self._lose(node, f"this filesystem cannot hold it: {unfit.strerror}")
+            return False
+        return True
+
+    def _first_of(self, node: Node) -> bytes | None:
+        """The name that this one is to be linked to; None when it is to be written itself."""
+        if not node.hard:
+            return None
+        if self.wanted(node.hard):
+            return node.hard
+        first = self.firsts.setdefault(node.hard, node.path)
+        return first if first != node.path else None
+
+    def _heal(self, source: Source) -> None:
+        """What was lost so far, whole from another vault: its blobs have other ids, its names are the same."""
+        missing = dict(self.lost)
+        if not missing:
+            return
+        name = source.reader.repository.name
+        self.progress.step(f"taking {len(missing)} damaged files from {name}")
+        self.lost.clear()
+        tried: set[bytes] = set()
+        try:
+            for reader, node in self.view(lambda: entries([source], note=self._take)):
+                was = missing.get(node.path)
+                if was is not None and _same_entry(was[0], node):
+                    tried.add(node.path)
+                    self.layer.add(reader, replace(node, hard=b""))
+            self.layer.settle()
+        except Damage as bad:
+            self.layer.settle()
+            self.progress.note(f"{name}: {bad.message}")
+        for path, was in missing.items():
+            if path in tried and path not in self.lost:
+                self._take(f"{told(path)}, whole, from {name}: {was[1]}")
             else:
-                late.append((real, node))
-        except (FileExistsError, NotADirectoryError) as twice:
-            raise Damage(f"a listing names {os.fsdecode(node.path)!a} twice") from twice
-    unset: list[str] = []
-    # Hard links before symbolic ones: no name that is linked to may lead through one.
-    for real, node in sorted(late, key=lambda one: one[1].type is Type.LINK):
-        if node.type is Type.DIRECTORY:
-            continue
-        try:
-            made = _late(real, node, base, unset)
-        except FileExistsError as twice:
-            raise Damage(f"a listing names {os.fsdecode(node.path)!a} twice") from twice
-        if made:
-            _own(real, node)
-            _attributes(real, node, unset)
-            if node.type is not Type.LINK:
-                os.chmod(real, node.mode)
-            os.utime(real, ns=(node.mtime_ns, node.mtime_ns), follow_symlinks=False)
-    for real, node in reversed(late):
-        if node.type is Type.DIRECTORY:
-            _own(real, node)
-            os.chmod(real, node.mode)
-            _attributes(real, node, unset)
-            os.utime(real, ns=(node.mtime_ns, node.mtime_ns))
-    count = Counter(n.type for _, n in late)
-    return Restored(
-        files=files + count[Type.FILE],
-        directories=count[Type.DIRECTORY],
-        links=count[Type.LINK],
-        special=sum(count[t] for t in _SPECIAL),
-        size_bytes=size,
-        unset=tuple(unset),
+                self.lost[path] = was
+
+    def _last(self) -> Restored:
+        """Hard links first, symbolic ones last: no name that is linked to may lead through one."""
+        self.progress.step("links, special files and directories")
+        count = dict.fromkeys(Type, 0)
+        for node in self.later:
+            if node.hard:
+                if self.ground.link(node):
+                    count[Type.FILE] += 1
+                elif node.hard in self.lost:
+                    self._lose(node, f"its first name {told(node.hard)} is lost")
+                else:
+                    raise Damage(f"a listing links {told(node.path)} to what is not there")
+        for symbolic in (False, True):
+            for node in self.later:
+                if node.type in (Type.FILE, Type.DIRECTORY) or node.hard:
+                    continue
+                if (node.type is Type.LINK) == symbolic and self.ground.make(node):
+                    count[node.type] += 1
+        for node in reversed(self.later):
+            real = self.ground.real(node.path)
+            if node.type is Type.DIRECTORY and os.path.lexists(real):
+                self.ground.dress(real, node)
+                count[Type.DIRECTORY] += 1
+        return Restored(
+            files=self.layer.files + self.kept + count[Type.FILE],
+            directories=count[Type.DIRECTORY],
+            links=count[Type.LINK],
+            special=sum(count[t] for t in (Type.FIFO, Type.SOCKET, Type.CHAR, Type.BLOCK)),
+            size_bytes=self.layer.size_bytes + self.kept_bytes,
+            kept=self.kept,
+            unset=tuple(self.ground.unset),
+            unset_count=self.ground.unset_count,
+            taken=tuple(self.taken),
+            lost=tuple(f"{told(path)}: {why}" for path, (_, why) in self.lost.items()),
+        )
+
+    def _lose(self, node: Node, why: str) -> None:
+        with self._lock:
+            self.lost[node.path] = (node, why)
+            if len(self.lost) > LOST_MAX:
+                raise Damage(f"more than {LOST_MAX} files cannot be restored; the last: {why}")
+
+    def _take(self, what: str) -> None:
+        self.taken.append(what)
+        self.progress.note(f"TAKEN FROM ELSEWHERE: {what}")
+
+    def _done(self, size: int) -> None:
+        total = self.sources[0].snapshot.content.size_bytes
+        self.progress.done(size + self.kept_bytes, total, unit="B")
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a restore would bring back; nothing was read but the listing."""
+
+    files: int = 0
+    others: int = 0
+    size_bytes: int = 0
+
+
+def survey(
+    sources: Sequence[Source],
+    *,
+    progress: Progress,
+    wanted: Wanted = lambda _: True,
+    view: View | None = None,
+) -> Survey:
+    found = Survey()
+    progress.step("reading the listing")
+    for _, node in (view or _as_listed)(lambda: entries(sources, note=progress.note)):
+        if node.type is Type.FILE and wanted(node.path):
+            found.files += 1
+            found.size_bytes += node.size_bytes
+        elif node.type is not Type.FILE:
+            found.others += wanted(node.path + (b"/" if node.type is Type.DIRECTORY else b""))
+    return found
+
+
+def _same_entry(one: Node, other: Node) -> bool:
+    return (one.type, one.size_bytes, one.mtime_ns) == (
+        other.type,
+        other.size_bytes,
+        other.mtime_ns,
     )
 
 
-def _late(real: bytes, node: Node, base: bytes, unset: list[str]) -> bool:
-    """A link or special file. False: it shares its attributes with another name, or could not be made."""
-    if node.hard:
-        try:
-            os.link(os.path.join(base, node.hard), real, follow_symlinks=False)
-        except FileNotFoundError as none:
-            raise Damage(
-                f"a listing links {os.fsdecode(node.path)!a} to what is not there"
-            ) from none
-        return False
-    if node.type is Type.LINK:
-        os.symlink(node.target, real)
-        return True
-    try:
-        os.mknod(real, _SPECIAL[node.type] | 0o600, os.makedev(*node.rdev))
-    except PermissionError as refused:
-        unset.append(f"{os.fsdecode(node.path)!a}: {node.type}: {refused.strerror}")
-        return False
-    return True
-
-
-def _write(reader: Reader, node: Node, real: bytes) -> None:
-    fd = os.open(real, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as out:
-        size = 0
-        where = iter(segments(node))
-        left = 0
-        for data in reader.read_all(node.blobs):
-            size += len(data)
-            rest = memoryview(data)
-            while rest:
-                if not left:
-                    offset, left = next(where, (None, len(rest)))
-                    if offset is not None:
-                        out.seek(offset)
-                out.write(rest[:left])
-                rest, left = rest[left:], max(0, left - len(rest))
-        if size != node.data_bytes:
-            raise Damage(f"{os.fsdecode(node.path)!a}: {size} bytes of {node.data_bytes}")
-        out.truncate(node.size_bytes)
-        out.flush()
-        _own(real, node)
-        os.fchmod(fd, node.mode)
-        _attributes(real, node, [])
-    os.utime(real, ns=(node.mtime_ns, node.mtime_ns))
-
-
-def _attributes(real: bytes, node: Node, unset: list[str]) -> None:
-    for name, value in node.xattrs:
-        try:
-            os.setxattr(real, name, value, follow_symlinks=False)
-        except OSError as refused:
-            unset.append(f"{os.fsdecode(node.path)!a}: {os.fsdecode(name)}: {refused.strerror}")
-
-
-def _own(real: bytes, node: Node) -> None:
-    # Only root may give files away; for anybody else what is restored is theirs.
-    if os.geteuid() == 0:
-        os.chown(real, node.uid, node.gid, follow_symlinks=False)
-
-
 @contextmanager
-def _disk(target: Path) -> Iterator[None]:
+def _disk(target: Path, reached: Callable[[], str] | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as bad:
-        if bad.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(
-                f"{target}: the disk is full",
-                hint="restore to a larger disk; what is there now is a part",
+        if bad.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise ZaibeiError(
+                f"{target}: {bad.strerror or bad}",
+                hint="what is there now is whole files; go on with --resume when this is mended",
             ) from bad
-        raise
+        so_far = f": {reached()}" if reached else ""
+        raise NoSpace(
+            f"{target}: the disk is full{so_far}",
+            hint=(
+                "make room and go on with --resume: what is whole is not fetched again",
+                "or restore to a larger disk",
+            ),
+        ) from bad
