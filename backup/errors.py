@@ -8,6 +8,7 @@ ZaibeiError
 ├── Missing
 │   └── NewerFormat     written by a later zaibei
 ├── Damage
+│   ├── Retired         signed by keys or a host whose time was over
 │   ├── RolledBack      the vault shows fewer snapshots than it once had
 │   └── WalGap          the archive lacks a segment that recovery needs
 └── Incomplete          some of what was asked for was not backed up; the rest was
@@ -29,6 +30,10 @@ class NotEmpty(Usage):
 
 
 class NewerFormat(Missing):
+    pass
+
+
+class Retired(Damage):
     pass
 
 

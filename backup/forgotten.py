@@ -81,7 +81,8 @@ def encode(keys: Keyring, one: Statement) -> bytes:
 def decode(keys: Keyring, data: bytes, *, number: int) -> Statement:
     what = key_of(number)
     body, signature = signed.parse(data, what=what)
-    signed.check(_DOCUMENT, body, signature, keys.public, what=what)
+    digest = keys.suite.digest(data)
+    keys.authority.check(_DOCUMENT, body, signature, key=what, digest=digest)
     if body.get("format") != 1:
         raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
     if body.get("repository") != keys.repository.hex() or body.get("number") != number:

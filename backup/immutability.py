@@ -25,7 +25,12 @@ GENERATIONS_MIN: Final = 3  # in one retention: rounding adds at most a third of
 RETAIN_MAX: Final = timedelta(days=400)  # a COMPLIANCE lock cannot be taken back: 30000d is a slip
 SKEW_MAX: Final = timedelta(minutes=5)
 CALLS_AT_ONCE: Final = 8
-_ALWAYS: Final = ("keys/", "epochs/", "forgets/")  # what opens it, and what explains its chain
+_ALWAYS: Final = (
+    "keys/",
+    "epochs/",
+    "revoked/",
+    "forgets/",
+)  # what opens it, and what explains its chain
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 T = TypeVar("T")

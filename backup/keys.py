@@ -1,27 +1,24 @@
-"""From a passphrase to the keys that seal. A root of 32 random bytes is all a repository knows;
-recipients (today: passphrases) each wrap it in a key object of their own, so that a recipient comes and
-goes without touching data.
+"""From a root of 32 random bytes to the keys that seal. Each epoch has a root of its own; recipients
+(`recipients`) wrap the newest, and it leads to those before it (`epochs`).
 """
 
-import base64
-import hmac
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from backup.errors import NewerFormat, WrongKey
-from backup.signed import Body
-from backup.suite import MAC_KEY_BYTES, NONCE_BYTES, Suite
-from zaibei.kernel.errors import Damage, Usage
+from backup.authority import FIRST_EPOCH, Authority, Reign
+from backup.curve import of_suite
+from backup.suite import MAC_KEY_BYTES, Suite
+from zaibei.kernel.errors import Damage
 
 ROOT_BYTES: Final = 32
 REPOSITORY_BYTES: Final = 16
-EPOCH: Final = 1  # of the root; rotation draws the next
-_COMMIT_BYTES = 32
+SALT_BYTES: Final = 32
+MODE_MAX: Final = 3  # of a sealed object: 0 the root's, 1 x25519, 2 and 3 sm2
 _MEMORY_KIB_MAX = 4 << 20  # a key object may not ask for more than 4 GiB
 
 
@@ -45,33 +42,28 @@ class Kdf:
         ).derive(passphrase.encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Keyring:
-    """What a process that may read and write holds, derived from the root once."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one root gives."""
 
-    suite: Suite
-    repository: bytes
-    data: bytes
-    id: bytes
-    signer: Ed25519PrivateKey
-    epoch: int = EPOCH
+    number: int
+    root: bytes = field(repr=False)
+    data: bytes = field(repr=False)
+    box: bytes = field(repr=False)  # private; write-only hosts seal to its public half
+    signer: Ed25519PrivateKey = field(repr=False)
 
     @classmethod
-    def of_root(cls, root: bytes, *, suite: Suite, repository: bytes) -> "Keyring":
+    def of_root(cls, root: bytes, *, suite: Suite, repository: bytes, number: int) -> "Epoch":
         def derived(purpose: str, length: int) -> bytes:
-            info = f"zaibei/{purpose}/epoch={EPOCH}".encode()
-            return suite.derive(root, salt=repository, info=info, length=length)
+            return derive(root, purpose, length, suite=suite, repository=repository, epoch=number)
 
         return cls(
-            suite=suite,
-            repository=repository,
+            number=number,
+            root=root,
             data=derived("data", 32),
-            id=derived("id", MAC_KEY_BYTES),
+            box=of_suite(suite.name).private(derived("box", 48)),
             signer=Ed25519PrivateKey.from_private_bytes(derived("sign", 32)),
         )
-
-    def blob_id(self, domain: bytes, data: bytes) -> bytes:
-        return self.suite.mac(self.id, domain, data)
 
     @property
     def chunk(self) -> int:
@@ -85,53 +77,113 @@ class Keyring:
         return self.signer.public_key().public_bytes_raw()
 
 
+def derive(
+    root: bytes, purpose: str, length: int, *, suite: Suite, repository: bytes, epoch: int
+) -> bytes:
+    info = f"zaibei/{purpose}/epoch={epoch}".encode()
+    return suite.derive(root, salt=repository, info=info, length=length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyring:
+    """What a process that may read and write holds. It seals in the newest epoch and opens any. Ids do not
+    change with the epoch: a blob stays the blob it was, also after a rotation."""
+
+    suite: Suite
+    repository: bytes
+    id: bytes = field(repr=False)
+    epochs: Mapping[int, Epoch]
+    authority: Authority
+
+    @classmethod
+    def of_root(cls, root: bytes, *, suite: Suite, repository: bytes) -> "Keyring":
+        """Of a repository that was never rotated."""
+        first = Epoch.of_root(root, suite=suite, repository=repository, number=FIRST_EPOCH)
+        reign = Reign(epoch=FIRST_EPOCH, signer=first.public)
+        authority = Authority(repository=repository, reigns=(reign,))
+        return cls.of_newest(first, suite=suite, authority=authority)
+
+    @classmethod
+    def of_newest(cls, newest: Epoch, *, suite: Suite, authority: Authority) -> "Keyring":
+        """Only good to open what leads to the others, unless there is one epoch."""
+        return cls._of({newest.number: newest}, newest, suite=suite, authority=authority)
+
+    @classmethod
+    def of_epochs(cls, epochs: Iterable[Epoch], *, suite: Suite, authority: Authority) -> "Keyring":
+        held = {e.number: e for e in epochs}
+        assert sorted(held) == [r.epoch for r in authority.reigns], "a root for every epoch"
+        return cls._of(held, held[FIRST_EPOCH], suite=suite, authority=authority)
+
+    @classmethod
+    def _of(
+        cls, held: dict[int, Epoch], stable: Epoch, *, suite: Suite, authority: Authority
+    ) -> "Keyring":
+        id_ = derive(
+            stable.root,
+            "id",
+            MAC_KEY_BYTES,
+            suite=suite,
+            repository=authority.repository,
+            epoch=stable.number,
+        )
+        return cls(
+            suite=suite,
+            repository=authority.repository,
+            id=id_,
+            epochs=held,
+            authority=authority,
+        )
+
+    @property
+    def epoch(self) -> int:
+        return self.authority.newest.epoch
+
+    @property
+    def root(self) -> bytes:
+        """The newest."""
+        return self.epochs[self.epoch].root
+
+    @property
+    def signer(self) -> Ed25519PrivateKey:
+        return self.epochs[self.epoch].signer
+
+    @property
+    def writer(self) -> bytes | None:
+        """The host's public key where a write-only host signs; None for who holds the root."""
+        return None
+
+    @property
+    def public(self) -> bytes:
+        return self.signer.public_key().public_bytes_raw()
+
+    @property
+    def box(self) -> bytes:
+        """The public half that write-only hosts seal to."""
+        return of_suite(self.suite.name).public(self.epochs[self.epoch].box)
+
+    def blob_id(self, domain: bytes, data: bytes) -> bytes:
+        return self.suite.mac(self.id, domain, data)
+
+    def fresh(self, hedge: bytes) -> tuple[int, bytes, bytes]:
+        """Mode and salt of a new object's header, and the secret its key comes from."""
+        salt = self.suite.mac(self.id, b"salt", secrets.token_bytes(SALT_BYTES) + hedge)
+        return 0, salt, self.epochs[self.epoch].data
+
+    def secret(self, mode: int, epoch: int, salt: bytes) -> bytes:
+        """The same secret, for an object that exists. Raises Damage, NewerFormat."""
+        held = self.epochs.get(epoch)
+        if held is None:
+            raise Damage(
+                f"sealed in epoch {epoch}, of which no key is here",
+                hint="the vault withholds a rotation, or the object is not of this repository",
+            )
+        if mode == 0:
+            return held.data
+        if mode > MODE_MAX:
+            # Nothing vouches for this byte: it may have flipped as well as be of a later format.
+            raise Damage(f"sealed in mode {mode}", hint="damaged, or written by a newer zaibei")
+        return of_suite(self.suite.name).agreed(mode, salt, held.box)
+
+
 def new_root() -> bytes:
     return secrets.token_bytes(ROOT_BYTES)
-
-
-def wrap(root: bytes, passphrase: str, *, suite: Suite, repository: bytes, kdf: Kdf) -> Body:
-    """The body of a key object. Signed by the caller, so that nobody adds a recipient unseen."""
-    if not passphrase:
-        raise Usage("the passphrase is empty", hint="put at least one line into the password file")
-    salt = secrets.token_bytes(32)
-    body: Body = {
-        "format": 1,
-        "kind": "passphrase",
-        "repository": repository.hex(),
-        "suite": suite.name,
-        "epoch": EPOCH,
-        "kdf": {"name": "argon2id", "salt": salt.hex(), **asdict(kdf)},
-    }
-    key, commitment = _split(kdf.stretch(passphrase, salt, suite.key_bytes + _COMMIT_BYTES), suite)
-    body["commitment"] = commitment.hex()
-    # The key comes from a fresh salt and seals this once: a nonce of zeros is not reused.
-    sealed = suite.aead(key).seal(bytes(NONCE_BYTES), root, rfc8785.dumps(body))
-    return {**body, "sealed": base64.b64encode(sealed).decode()}
-
-
-def unwrap(body: Body, passphrase: str, *, suite: Suite) -> bytes:
-    """The root. Raises WrongKey when the passphrase is another's, Damage when it is ours and the rest
-    does not fit (the commitment tells the two apart)."""
-    try:
-        if body["kind"] != "passphrase" or body["format"] != 1:
-            raise NewerFormat(f"a recipient of kind {body['kind']!r} cannot be opened here")
-        given = body["kdf"]
-        kdf = Kdf(
-            memory_kib=given["memory_kib"], iterations=given["iterations"], lanes=given["lanes"]
-        )
-        salt, wanted = bytes.fromhex(given["salt"]), bytes.fromhex(body["commitment"])
-        sealed = base64.b64decode(body["sealed"], validate=True)
-    except (KeyError, TypeError, ValueError) as bad:
-        raise Damage("a key object lacks a field") from bad
-    key, commitment = _split(kdf.stretch(passphrase, salt, suite.key_bytes + _COMMIT_BYTES), suite)
-    if not hmac.compare_digest(commitment, wanted):
-        raise WrongKey(
-            "the passphrase opens none of the repository's keys",
-            hint="is it the right password file?",
-        )
-    aad = rfc8785.dumps({k: v for k, v in body.items() if k != "sealed"})
-    return suite.aead(key).open(bytes(NONCE_BYTES), sealed, aad)
-
-
-def _split(material: bytes, suite: Suite) -> tuple[bytes, bytes]:
-    return material[: suite.key_bytes], material[suite.key_bytes :]

@@ -16,13 +16,14 @@ from typing import Final, TypeVar
 
 import tenacity
 
-from backup import forgotten, signed, snapshot
+from backup import forgotten, recipients, signed, snapshot, unlock
 from backup import keys as keying
-from backup.errors import NewerFormat, NotARepository, WrongKey
+from backup.errors import NewerFormat, NotARepository
 from backup.forgotten import Forgotten, Link
 from backup.index import SEGMENT_BYTES_MAX, Catalogue, Segment, read_segment
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of, read_trailer
+from backup.recipients import Secret
 from backup.snapshot import Snapshot
 from backup.suite import suite
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
@@ -58,15 +59,10 @@ class Repository:
         return self.store.name
 
     def read(self, key: str) -> bytes:
-        """One object. What is named by something signed and is not there is damage, not an option."""
-        try:
-            return retry(self.clock, lambda: self.store.read(key))
-        except NotThere as gone:
-            raise Damage(f"{self.name}: {key} is not there") from gone
+        return Vault(self.store, self.clock).read(key)
 
     def listed(self, prefix: str) -> list[Stat]:
-        """All at once: for prefixes whose count is bounded by runs, not by data."""
-        return retry(self.clock, lambda: list(self.store.list(prefix)))
+        return Vault(self.store, self.clock).listed(prefix)
 
     def forgotten(self) -> dict[int, Forgotten]:
         """What the signed statements take out of the repository, by sequence."""
@@ -234,7 +230,9 @@ def create_repository(
     repository = secrets.token_bytes(keying.REPOSITORY_BYTES)
     root = keying.new_root()
     ring = Keyring.of_root(root, suite=chosen, repository=repository)
-    recipient = keying.wrap(root, passphrase, suite=chosen, repository=repository, kdf=kdf or Kdf())
+    recipient = recipients.passphrase(
+        root, passphrase, suite=chosen, repository=repository, kdf=kdf or Kdf()
+    )
     config = Config(
         repository=repository,
         suite=chosen.name,
@@ -298,45 +296,46 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
         raise Damage(f"{store.name}: config lacks a field") from bad
 
 
-def open_repository(store: ObjectStore, passphrase: str, *, clock: Clock) -> Repository:
-    """Raises WrongKey, Damage, NewerFormat, NotARepository. One good key object is enough."""
+def open_repository(store: ObjectStore, secret: Secret, *, clock: Clock) -> Repository:
+    """With a passphrase or a private key. Raises WrongKey, Damage, NewerFormat, NotARepository."""
     config = read_config(store, clock=clock)
     chosen = suite(config.suite)
-    why: list[Damage] = []
-    for stat in retry(clock, lambda: list(store.list("keys/"))):
-        try:
-            body = read_key(store, stat.key, config, clock=clock)
-            if body is None:
-                continue
-            root = keying.unwrap(body, passphrase, suite=chosen)
-        except Damage as bad:
-            why.append(bad)
-            continue
-        except WrongKey:
-            continue
-        ring = Keyring.of_root(root, suite=chosen, repository=config.repository)
-        if ring.public != config.signer:
-            raise Damage(f"{store.name}: config was signed by somebody else")
-        return Repository(store, config, ring, clock)
-    if why:
-        raise why[0]
-    raise WrongKey(
-        f"{store.name}: the passphrase opens none of the keys",
-        hint="is it the right password file?",
+    found = access(store, config, clock=clock)
+    ring = unlock.keyring(Vault(store, clock), found, secret, suite=chosen)
+    return Repository(store, config, ring, clock)
+
+
+def access(store: ObjectStore, config: Config, *, clock: Clock) -> unlock.Access:
+    """Who may open and who may write, without any secret."""
+    return unlock.access(
+        Vault(store, clock),
+        signer=config.signer,
+        repository=config.repository,
+        suite=suite(config.suite),
     )
 
 
-def read_key(store: ObjectStore, key: str, config: Config, *, clock: Clock) -> signed.Body | None:
-    """A recipient's body; None for one of another repository (an `init` that died, or a stranger)."""
-    what = f"{store.name}: {key}"
-    raw = retry(clock, lambda: store.read(key))
-    if suite(config.suite).digest(raw) != key.removeprefix("keys/"):
-        raise Damage(f"{what}: its bytes do not have its name")
-    body, signature = signed.parse(raw, what=what)
-    if body.get("repository") != config.repository.hex():
-        return None
-    signed.check("key", body, signature, config.signer, what=what)
-    return body
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """A store that is asked again while it does not answer."""
+
+    store: ObjectStore
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        return self.store.name
+
+    def read(self, key: str) -> bytes:
+        """One object. What is named by something signed and is not there is damage, not an option."""
+        try:
+            return retry(self.clock, lambda: self.store.read(key))
+        except NotThere as gone:
+            raise Damage(f"{self.name}: {key} is not there") from gone
+
+    def listed(self, prefix: str) -> list[Stat]:
+        """All at once: for prefixes whose count is bounded by runs, not by data."""
+        return retry(self.clock, lambda: list(self.store.list(prefix)))
 
 
 def retry(clock: Clock, call: Callable[[], T]) -> T:

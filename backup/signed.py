@@ -17,7 +17,7 @@ Body = dict[str, Any]  # text of a format, parsed field by field where it is use
 
 
 def sign(kind: str, body: Body, key: Ed25519PrivateKey) -> bytes:
-    signature = key.sign(_message(kind, body))
+    signature = key.sign(message(kind, body))
     return rfc8785.dumps({"body": body, "signature": signature.hex()})
 
 
@@ -39,10 +39,10 @@ def parse(data: bytes, *, what: str) -> tuple[Body, bytes]:
 
 def check(kind: str, body: Body, signature: bytes, signer: bytes, *, what: str) -> None:
     try:
-        Ed25519PublicKey.from_public_bytes(signer).verify(signature, _message(kind, body))
+        Ed25519PublicKey.from_public_bytes(signer).verify(signature, message(kind, body))
     except (InvalidSignature, ValueError) as bad:
         raise Damage(f"{what}: the signature does not fit") from bad
 
 
-def _message(kind: str, body: Body) -> bytes:
+def message(kind: str, body: Body) -> bytes:
     return f"zaibei/{kind}\0".encode() + rfc8785.dumps(body)

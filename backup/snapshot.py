@@ -15,6 +15,7 @@ from typing import Any, Final
 import rfc8785
 
 from backup import signed
+from backup.authority import Authority
 from backup.errors import NewerFormat
 from backup.forgotten import Link
 from backup.keys import Keyring
@@ -80,34 +81,34 @@ def encode(keys: Keyring, content: Content, *, sequence: int, previous: str | No
         "tree": base64.b64encode(b"".join(content.tree)).decode(),
     }
     sealed = seal_whole(keys, Kind.SNAPSHOT, key_of(sequence), rfc8785.dumps(text))
-    return signed.sign(
-        _DOCUMENT,
-        {
-            "format": 1,
-            "repository": keys.repository.hex(),
-            "sequence": sequence,
-            "previous": previous,
-            "sealed": base64.b64encode(sealed).decode(),
-        },
-        keys.signer,
-    )
+    body: signed.Body = {
+        "format": 1,
+        "repository": keys.repository.hex(),
+        "sequence": sequence,
+        "previous": previous,
+        "sealed": base64.b64encode(sealed).decode(),
+    }
+    if keys.writer is not None:
+        body["writer"] = keys.writer.hex()
+    return signed.sign(_DOCUMENT, body, keys.signer)
 
 
-def check_link(data: bytes, *, repository: bytes, signer: bytes, sequence: int) -> signed.Body:
-    """What anybody with the public key can say about a snapshot: signed, of this repository, in its place."""
+def check_link(data: bytes, *, authority: Authority, sequence: int) -> signed.Body:
+    """What anybody without a secret can say about a snapshot: signed by one who may, of this repository, in its
+    place."""
     what = key_of(sequence)
     body, signature = signed.parse(data, what=what)
-    signed.check(_DOCUMENT, body, signature, signer, what=what)
+    authority.check_snapshot(_DOCUMENT, body, signature, sequence=sequence, what=what)
     if body.get("format") != 1:
         raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
-    if body.get("repository") != repository.hex() or body.get("sequence") != sequence:
+    if body.get("repository") != authority.repository.hex() or body.get("sequence") != sequence:
         raise Damage(f"{what}: a snapshot of another repository or place")
     return body
 
 
 def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
     what = key_of(sequence)
-    body = check_link(data, repository=keys.repository, signer=keys.public, sequence=sequence)
+    body = check_link(data, authority=keys.authority, sequence=sequence)
     try:
         sealed = base64.b64decode(body["sealed"], validate=True)
         text = json.loads(open_whole(keys, Kind.SNAPSHOT, what, sealed))

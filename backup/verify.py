@@ -19,7 +19,7 @@ from backup.index import Catalogue
 from backup.ledger import Ledger
 from backup.pack import check_whole, key_of
 from backup.reader import Reader
-from backup.repository import CONFIG, Repository, read_config, read_key
+from backup.repository import CONFIG, Repository, access, read_config
 from backup.snapshot import Snapshot
 from infra.objectstore.contract import Stat
 from zaibei.kernel.errors import Damage
@@ -34,7 +34,7 @@ _RECORD_EVERY: Final = 64
 _PACKS = "packs/"
 # What a repository may hold beside what is checked here by name.
 _KNOWN = (
-    CONFIG, "keys/", "epochs/", _PACKS, "index/", snapshot.PREFIX,
+    CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
     forgotten.PREFIX, "marks/", "runs/", "resealed/", wal.PREFIX,
 )  # fmt: skip
 T = TypeVar("T")
@@ -104,10 +104,12 @@ def _recipients(repo: Repository, out: Report) -> None:
         config = read_config(repo.store, clock=repo.clock)
         if config != repo.config:
             raise Damage(f"{repo.name}: config changed since the repository was opened")
-        for stat in repo.listed("keys/"):
-            with out.collecting(stat.key):
-                if read_key(repo.store, stat.key, config, clock=repo.clock) is None:
-                    out.note(f"{stat.key}: a key of another repository")
+        found = access(repo.store, config, clock=repo.clock)
+        for key, bad in found.damage.items():
+            with out.collecting(key):
+                raise bad
+        for key in found.strangers:
+            out.note(f"{key}: of another repository, or never in use")
 
 
 def _chain(repo: Repository, out: Report) -> list[Snapshot]:

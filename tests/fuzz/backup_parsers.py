@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import rfc8785
 
-from backup import blob, forgotten, index, keys, pack, seal, signed, snapshot, tree, wal
+from backup import blob, forgotten, index, keys, pack, recipients, seal, signed, snapshot, tree, wal
 from backup.room import Target
 from backup.route import parse_history
 from backup.seal import Kind
@@ -122,7 +122,7 @@ def _key(text: bytes) -> object:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return keys.unwrap(body, "x", suite=RING.suite) if isinstance(body, dict) else None
+    return recipients.unwrap(body, "x", suite=RING.suite) if isinstance(body, dict) else None
 
 
 def _body_of(document: bytes) -> bytes:
@@ -138,7 +138,7 @@ def _wal_payload(plain: bytes) -> object:
     return blob.decode(encoding, plain[13 : 13 + stored], raw_bytes=raw, bound=wal.SEGMENT_BYTES)
 
 
-_RECIPIENT = keys.wrap(
+_RECIPIENT = recipients.passphrase(
     bytes(32),
     "x",
     suite=RING.suite,

@@ -1,0 +1,166 @@
+"""Let somebody in, and out again: recipients and write-only hosts of one repository.
+
+Being let out is a signed statement. Who was let out still holds what they held: only a rotation (`rotation`)
+takes the future from them, and only a finished one the past.
+"""
+
+from dataclasses import dataclass
+
+from backup import recipients, signed, snapshot, unlock
+from backup.authority import FIRST_EPOCH
+from backup.curve import of_suite
+from backup.host import HostKey
+from backup.keys import Kdf
+from backup.recipients import ESCROW, WRITER, Identity
+from backup.repository import Repository, access
+from backup.unlock import Held, Revocation
+from zaibei.kernel.errors import Refused, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One recipient or host. `epoch`: the newest that it was let into. `carried`: a rotation needs nobody's
+    secret to take it along."""
+
+    id: str
+    kind: str
+    name: str
+    curve: str | None
+    epoch: int
+    opens: bool  # the newest epoch; a host opens nothing
+    carried: bool
+    revoked: Revocation | None
+
+
+def members(repo: Repository) -> list[Member]:
+    """Everybody who was ever let in, by kind and name."""
+    found = access(repo.store, repo.config, clock=repo.clock)
+    newest: dict[str, Held] = {}
+    for one in found.held:
+        if one.id not in newest or newest[one.id].epoch < one.epoch:
+            newest[one.id] = one
+    out = [
+        Member(
+            id=one.id,
+            kind=one.kind,
+            name=str(one.body.get("name", "")),
+            curve=one.body.get("curve"),
+            epoch=one.epoch,
+            opens=one.kind in recipients.OPENING and one.epoch == found.authority.newest.epoch,
+            carried=recipients.can_be_carried(one.body),
+            revoked=found.revoked.get(one.id),
+        )
+        for one in newest.values()
+    ]
+    return sorted(out, key=lambda m: (m.kind, m.name, m.id))
+
+
+def add_passphrase(
+    repo: Repository, said: str, *, name: str, kdf: Kdf | None = None
+) -> signed.Body:
+    keys = repo.keys
+    if keys.epoch == FIRST_EPOCH:
+        body = recipients.passphrase(
+            keys.root,
+            said,
+            suite=keys.suite,
+            repository=keys.repository,
+            kdf=kdf or Kdf(),
+            name=name,
+        )
+        return _put(repo, body)
+    who = recipients.passphrase_later(
+        said, suite=keys.suite, repository=keys.repository, kdf=kdf or Kdf(), name=name
+    )
+    return _put(repo, _wrapped(repo, who))
+
+
+def add_key(repo: Repository, *, curve: str, public: bytes, name: str) -> signed.Body:
+    """`curve` is the kind: x25519 or sm2. Raises Damage for what is no public key."""
+    who = recipients.keyed(curve, curve_name=curve, public=public, name=name)
+    return _put(repo, _wrapped(repo, who))
+
+
+def add_escrow(repo: Repository, *, threshold: int, shares: int, name: str) -> list[str]:
+    """A recipient whose private key is nowhere but in the words that come back, one string a share. They are
+    not stored: whoever calls prints them once."""
+    from backup import escrow  # noqa: PLC0415 — word lists are slow to load
+
+    mine = Identity.new(of_suite(repo.config.suite).name)
+    words = escrow.split(mine.private, threshold=threshold, shares=shares)
+    who = recipients.keyed(ESCROW, curve_name=mine.curve, public=mine.public, name=name)
+    who["escrow"] = {"threshold": threshold, "shares": shares}
+    _put(repo, _wrapped(repo, who))
+    return words
+
+
+def add_host(repo: Repository, *, name: str) -> HostKey:
+    """A certificate for a machine that may write and not read. The key is for that machine alone."""
+    one = HostKey.new(repo.keys, name=name)
+    body: signed.Body = {
+        "format": 2,
+        "kind": WRITER,
+        "name": name,
+        "repository": repo.keys.repository.hex(),
+        "suite": repo.keys.suite.name,
+        "epoch": repo.keys.epoch,
+        "public": one.public.hex(),
+    }
+    _put(repo, body)
+    return one
+
+
+def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) -> Revocation:
+    """Safe to repeat. `until`: the last snapshot that a host is believed for; default is the newest there is.
+    Raises Refused rather than leave nobody who could open the next epoch."""
+    known = members(repo)
+    found = [m for m in known if m.id.startswith(id_)] if id_ else []
+    if len(found) != 1:
+        raise Usage(
+            f"{repo.name}: {'several recipients begin with' if found else 'no recipient'} {id_!r}",
+            hint="zaibei backup key list shows them",
+        )
+    who = found[0]
+    if who.revoked is not None and until is None:
+        return who.revoked
+    if who.kind != WRITER and not [
+        m for m in known if m.opens and m.revoked is None and m.id != who.id
+    ]:
+        raise Refused(
+            f"{repo.name}: {who.name or who.id} is the last that opens this repository",
+            hint="let another in first: zaibei backup key add",
+        )
+    tip = repo.tip()
+    newest = tip.sequence if tip else snapshot.FIRST - 1
+    said = Revocation(
+        id=who.id,
+        until=newest if until is None else until,
+        why=why,
+        at=repo.clock.now().isoformat(),
+    )
+    key, data = unlock.revocation(repo.keys, said)
+    repo.create(key, data)
+    return said
+
+
+def to_carry(found: unlock.Access, *, epoch: int) -> tuple[list[Held], list[Held], list[Held]]:
+    """Who goes along to the next epoch: recipients, hosts, and recipients that cannot without their secret."""
+    alive = [h for h in found.held if h.epoch == epoch and h.id not in found.revoked]
+    hosts = [h for h in alive if h.kind == WRITER]
+    opening = [h for h in alive if h.kind in recipients.OPENING]
+    along = [h for h in opening if recipients.can_be_carried(h.body)]
+    return along, hosts, [h for h in opening if not recipients.can_be_carried(h.body)]
+
+
+def _wrapped(repo: Repository, who: signed.Body) -> signed.Body:
+    keys = repo.keys
+    return recipients.wrapped(
+        keys.root, who, suite=keys.suite, repository=keys.repository, epoch=keys.epoch
+    )
+
+
+def _put(repo: Repository, body: signed.Body) -> signed.Body:
+    data = signed.sign("key", body, repo.keys.signer)
+    key = f"{unlock.KEYS}{repo.keys.suite.digest(data)}"
+    repo.create(key, data)
+    return body
