@@ -66,13 +66,6 @@ class Epoch:
         )
 
     @property
-    def chunk(self) -> int:
-        """The seed of content-defined cuts, 63 bits, never 0. It comes from the key of ids: who may name
-        blobs may cut them, and both stay or go together, because a new one of either ends deduplication."""
-        raw = self.suite.mac(self.id, b"chunk/seed", b"")
-        return max(1, int.from_bytes(raw[:8]) >> 1)
-
-    @property
     def public(self) -> bytes:
         return self.signer.public_key().public_bytes_raw()
 
@@ -163,6 +156,13 @@ class Keyring:
 
     def blob_id(self, domain: bytes, data: bytes) -> bytes:
         return self.suite.mac(self.id, domain, data)
+
+    @property
+    def chunk(self) -> int:
+        """The seed of content-defined cuts, 63 bits, never 0. It comes from the key of ids: who may name
+        blobs may cut them, and both stay or go together, because a new one of either ends deduplication."""
+        raw = self.suite.mac(self.id, b"chunk/seed", b"")
+        return max(1, int.from_bytes(raw[:8]) >> 1)
 
     def fresh(self, hedge: bytes) -> tuple[int, bytes, bytes]:
         """Mode and salt of a new object's header, and the secret its key comes from."""
