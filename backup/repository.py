@@ -131,28 +131,50 @@ class Repository:
         return Catalogue().load(self.segments(), without=without)
 
     def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> Iterator[Segment]:
-        """Each index segment, a few read ahead. Without `damaged` the first bad one raises."""
+        """Each index segment, a few read ahead. Without `damaged` the first bad one raises. One that is
+        marked is no loss: others name what it names."""
 
         def read(stat: Stat) -> Segment:
             if stat.size_bytes > SEGMENT_BYTES_MAX:
                 raise Damage(f"{self.name}: {stat.key} has {stat.size_bytes} bytes")
             return read_segment(self.keys, stat.key.removeprefix("index/"), self.read(stat.key))
 
-        waiting: deque[tuple[str, Future[Segment]]] = deque()
+        seen: set[str] = set()
         with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as pool:
-            listed = iter(self.listed("index/"))
-            while True:
-                some = islice(listed, _AHEAD - len(waiting))
-                waiting += [(s.key, pool.submit(read, s)) for s in some]
-                if not waiting:
+            for _ in range(ATTEMPTS):
+                waiting: deque[tuple[Stat, Future[Segment]]] = deque()
+                listed = iter([s for s in self.listed("index/") if s.key not in seen])
+                swept = False
+                while True:
+                    some = list(islice(listed, _AHEAD - len(waiting)))
+                    waiting += [(s, pool.submit(read, s)) for s in some]
+                    if not waiting:
+                        break
+                    stat, future = waiting.popleft()
+                    seen.add(stat.key)
+                    try:
+                        yield future.result()
+                    except Damage as bad:
+                        if self._swept(stat.key, bad):
+                            swept = True
+                        elif stat.key.removeprefix("index/") in self._retired():
+                            continue
+                        elif damaged is None:
+                            raise
+                        else:
+                            damaged(stat.key, bad)
+                if not swept:
                     return
-                key, done = waiting.popleft()
-                try:
-                    yield done.result()
-                except Damage as bad:
-                    if damaged is None:
-                        raise
-                    damaged(key, bad)
+                # What it named is named by a segment that was written before it was removed.
+
+    def _swept(self, key: str, bad: Damage) -> bool:
+        """Whether a sweep took it away between our look at the list and the read."""
+        return isinstance(bad.__cause__, NotThere) and all(s.key != key for s in self.listed(key))
+
+    def _retired(self) -> frozenset[str]:
+        from backup import marks  # noqa: PLC0415 — marks stand on repositories
+
+        return marks.segments_of(marks.standing(self))
 
     def rebuilt_catalogue(self) -> Catalogue:
         """The same from the packs' own trailers, when segments are lost or damaged."""

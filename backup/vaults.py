@@ -27,6 +27,9 @@ _KEY, _SECRET, _CA = "ZAIBEI_S3_KEY", "ZAIBEI_S3_SECRET_FILE", "ZAIBEI_S3_CA_FIL
 _BUCKET_KEY, _BUCKET_SECRET = "ZAIBEI_BUCKET_KEY", "ZAIBEI_BUCKET_SECRET_FILE"
 _BUCKET_CA = "ZAIBEI_BUCKET_CA_FILE"
 BUSINESS: Final = "business"
+# Who may remove, beside who may write; where it is not set there is nobody.
+_DELETER_KEY, _DELETER_SECRET = "ZAIBEI_S3_DELETER_KEY", "ZAIBEI_S3_DELETER_SECRET_FILE"
+DELETER: Final = "deleter"
 
 
 def open_url(url: str) -> ObjectStore:
@@ -41,10 +44,21 @@ def open_url(url: str) -> ObjectStore:
     raise Usage(f"not a repository: {url!r}", hint="file:///DIR or s3+https://HOST/BUCKET/PREFIX")
 
 
+def open_deleter(url: str) -> ObjectStore:
+    """The same place as who may remove. A directory knows no identities."""
+    if urlsplit(url).scheme == "file":
+        return open_url(url)
+    return _s3(url, key=_DELETER_KEY, secret=_DELETER_SECRET)
+
+
 def stack_stores(
-    access: sites.StackAccess | None = None, *, names: Sequence[str] = VAULT_SITES
+    access: sites.StackAccess | None = None,
+    *,
+    names: Sequence[str] = VAULT_SITES,
+    role: str = WRITER,
 ) -> list[ObjectStore]:
-    """The vaults of the provisioned stack, as the identity that may create and not delete."""
+    """The vaults of the provisioned stack, as the identity that may create and not delete, or the `deleter`
+    that may remove what is not locked and write nothing."""
     from infra.objectstore.s3 import open_store  # noqa: PLC0415 — boto3 is slow to import
 
     stack = access or sites.load()
@@ -53,7 +67,7 @@ def stack_stores(
             stack.site(name).store,
             ca_file=stack.ca_file,
             bucket=BUCKET,
-            role=WRITER,
+            role=role,
             prefix=PREFIX,
             site=name,
         )

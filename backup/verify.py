@@ -12,7 +12,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Final, TypeVar
 
-from backup import forgotten, heads, listings, snapshot, wal
+from backup import forgotten, heads, listings, marks, runs, snapshot, wal
 from backup.findings import Level, Report
 from backup.forgotten import Link, check_chain
 from backup.index import Catalogue
@@ -35,7 +35,7 @@ _PACKS = "packs/"
 # What a repository may hold beside what is checked here by name.
 _KNOWN = (
     CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
-    forgotten.PREFIX, "marks/", "runs/", "resealed/", wal.PREFIX,
+    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, "resealed/", wal.PREFIX,
 )  # fmt: skip
 T = TypeVar("T")
 U = TypeVar("U")
@@ -73,12 +73,14 @@ def verify(
     progress.step(f"{repo.name}: structure")
     _recipients(repo, out)
     chain = _chain(repo, out)
-    held = Catalogue().load(repo.segments(damaged))
+    marked = _marked(repo, out)
+    # Nobody misses a marked pack, and so nobody may count on one that is not there.
+    held = Catalogue().load(repo.segments(damaged), without=_not_there(repo, marked))
     out.packs, out.blobs = held.count()
     bad: set[str] = set()
     with Reader(repo, held) as reader, Ledger(None) as forgetful:
         own = ledger or forgetful
-        there = _present(repo, held, out, bad)
+        there = _present(repo, held, out, bad, marked)
         if level is Level.STRUCTURE:
             for _ in there:
                 pass
@@ -87,7 +89,7 @@ def verify(
         progress.step(f"{repo.name}: listings of {len(chain)} snapshots")
         listings.check(reader, chain, out, progress)
         if level is not Level.STRUCTURE:
-            _contents(repo, held, own, out, bad, rng=rng, progress=progress, budget=budget)
+            _contents(repo, held, own, out, bad, marked, rng=rng, progress=progress, budget=budget)
         _wal(repo, out, whole=level is Level.FULL)
         if bad:
             listings.who_needs(reader, chain, bad, out, progress)
@@ -137,8 +139,28 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     return chain
 
 
+def _marked(repo: Repository, out: Report) -> frozenset[str]:
+    with out.collecting(marks.PREFIX):
+        found = marks.packs_of(marks.standing(repo))
+        if found:
+            out.note(f"{len(found)} packs are marked for removal")
+        return found
+    return frozenset()
+
+
+def _not_there(repo: Repository, marked: frozenset[str]) -> frozenset[str]:
+    if not marked:
+        return marked
+    return marked - {s.key.rpartition("/")[2] for s in repo.store.list(_PACKS)}
+
+
+def replaced(held: Catalogue, name: str) -> bool:
+    """Whether every blob of a pack is in another pack too."""
+    return all(any(p.pack != name for p in held.places(e.id)) for e in held.entries(name))
+
+
 def _present(
-    repo: Repository, held: Catalogue, out: Report, bad: set[str]
+    repo: Repository, held: Catalogue, out: Report, bad: set[str], marked: frozenset[str]
 ) -> Iterator[tuple[str, int]]:
     """Packs that are in the vault. What the index names must be there in its size. One listing of
     everything, beside the index in the same order: neither is held in memory."""
@@ -147,6 +169,9 @@ def _present(
     strange: dict[str, int] = {}
 
     def lost(name: str, why: str) -> None:
+        if name in marked and replaced(held, name):
+            out.note(f"pack {name} {why}; it is marked, and others hold its blobs")
+            return
         bad.add(name)
         out.found(key_of(name), Damage(f"{repo.name}: pack {name} {why}"))
 
@@ -186,6 +211,7 @@ def _contents(
     ledger: Ledger,
     out: Report,
     bad: set[str],
+    marked: frozenset[str],
     *,
     rng: random.Random,
     progress: Progress,
@@ -214,9 +240,12 @@ def _contents(
             try:
                 done.result()
                 sound = True
-            except Damage:
-                bad.add(name)
-                raise
+            except Damage as why:
+                if name in marked and replaced(held, name):
+                    out.note(f"{why.message}; it is marked, and others hold its blobs")
+                else:
+                    bad.add(name)
+                    raise
         out.packs_read += 1
         out.bytes_read += size
         ledger.record(name, at=repo.clock.now(), sound=sound)

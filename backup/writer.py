@@ -16,6 +16,7 @@ from backup.blob import Chunk, Kind
 from backup.guard.heads import Heads
 from backup.immutability import Lock
 from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
+from backup.lease import Lease
 from backup.pack import PACK_BYTES, Builder, Pack, key_of
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
@@ -64,7 +65,8 @@ class Writer:
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
-        self.catalogue = repository.catalogue()
+        self._lease = Lease(repository)  # before the index is read
+        self.catalogue = repository.catalogue(without=self._lease.packs)
         self._lock = threading.Lock()
         self._open = _builders()
         self._uploads = Uploads(self._deliver)
@@ -77,6 +79,7 @@ class Writer:
     def put(self, chunk: Chunk, kind: Kind) -> bytes:
         """The blob's id. It is in the vault at the latest when `finish` returned."""
         keys = self.repository.keys
+        self._lease.run.beat()
         id_ = keys.blob_id(kind.domain, chunk.data)
         if not self.catalogue.claim(id_):
             places = self.catalogue.places(id_)
@@ -103,6 +106,7 @@ class Writer:
 
     def holds(self, ids: Sequence[bytes]) -> bool:
         """Whether every one of these is in the vault already; then this run relies on it."""
+        self._lease.run.beat()
         found = [self.catalogue.places(id_) for id_ in ids]
         if not all(found):
             return False
@@ -128,7 +132,8 @@ class Writer:
         needed: dict[str, int | None] = {key_of(p): size for p, size in self._reused.items()}
         if self._retain is not None:
             segments = self.catalogue.segments_naming(self._reused)
-            needed |= {f"index/{s}": None for s in segments}
+            # What is marked goes: others name the same packs.
+            needed |= {f"index/{s}": None for s in segments if s not in self._lease.segments}
         immutability.confirm(self.repository, needed, end=self._retain)
         return Written(
             blobs_new=self._new,
@@ -156,12 +161,16 @@ class Writer:
             data = snapshot.encode(
                 repo.keys, content, sequence=sequence, previous=tip.digest if tip else None
             )
+            relied = self._own | self._reused.keys()
+            self._lease.may_commit(relied)
             if repo.won(snapshot.key_of(sequence), data, retain_until=self._retain):
+                self._lease.committed(sequence, relied)
                 return snapshot.decode(repo.keys, data, sequence=sequence)
         raise Busy(f"{repo.name}: {_COMMIT_ATTEMPTS} other writers committed first")
 
     def close(self) -> None:
         self._uploads.close()
+        self._lease.run.end()
         self.catalogue.close()
 
     def _send(self, builder: Builder) -> None:

@@ -119,7 +119,7 @@ def test_when_no_vault_answers_the_run_raises(
 ) -> None:
     b = make("site-b")
     assert isinstance(b.store, MemoryStore)
-    b.store.faults = dict.fromkeys(range(b.store.calls + 5, b.store.calls + 1000), Fault.BEFORE)
+    b.store.faults = dict.fromkeys(range(b.store.calls + 8, b.store.calls + 1000), Fault.BEFORE)
 
     with pytest.raises(Incomplete):
         run_files([some_files], [b], clock, None, Silent())

@@ -1,12 +1,16 @@
-"""`backup forget`: snapshots come, and the policy says which stay."""
+"""`backup forget` and `gc`: snapshots come, the policy says which stay, and a day later the rest is removed."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
-from zaibei.cli.console import talk
+from zaibei.cli.console import progress, talk
 from zaibei.kernel.errors import Usage
+
+if TYPE_CHECKING:
+    from backup.repository import Repository
+    from infra.objectstore.contract import ObjectStore
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Confirm = Annotated[
@@ -95,6 +99,88 @@ def forget(
             lines.append(f"{one.name}: {len(gone)} {'forgotten' if act else 'to forget'}")
     say(json, {"done": act, "repositories": out}, lines)
     raise typer.Exit(0 if act or dry_run else 2)
+
+
+@app.command()
+def gc(
+    grace: Annotated[
+        str,
+        typer.Option(
+            help="Between mark and sweep. Less than 24h: only when no host can be asleep."
+        ),
+    ] = "24h",
+    live_share: Annotated[
+        float, typer.Option(help="Pack anew what holds less living data than this.")
+    ] = 0.5,
+    dry_run: DryRun = False,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Sweep what was marked a day ago and is still not needed, then mark what is not needed now.
+
+    Runs beside backups; run it daily. Removes as the deleter: ZAIBEI_S3_DELETER_KEY and _SECRET_FILE."""
+    with told(), progress() as bar:
+        from backup import gc as collecting  # noqa: PLC0415
+        from backup.marks import Terms  # noqa: PLC0415
+        from backup.sweep import sweep  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        terms = Terms(grace=(wait := duration(grace)), margin=min(wait, Terms().margin))
+        if not 0 <= live_share <= 1:
+            raise Usage("--live-share is a share: 0 to 1")
+        repos = opened(repo, password_file)
+        act = confirmed([r.name for r in repos], confirm, dry_run=dry_run)
+        out: dict[str, Any] = {}
+        lines: list[str] = []
+        for one, deleter in zip(repos, deleters(repo, repos, act=act), strict=True):
+            swept = sweep(one, deleter, bar, terms=terms, dry_run=not act)
+            marked = collecting.mark(one, bar, terms=terms, live_share=live_share, write=act)
+            out[one.name] = {"swept": swept, "marked": marked}
+            lines += gc_told(one.name, swept, marked, act=act)
+    whole = all(o["swept"].complete for o in out.values())
+    say(json, {"done": act, "complete": whole, "repositories": out}, lines)
+    raise typer.Exit(2 if not act and not dry_run else 0 if whole else 1)
+
+
+def gc_told(name: str, swept: Any, marked: Any, *, act: bool) -> list[str]:
+    from zaibei.kernel.units import say_bytes  # noqa: PLC0415
+
+    would = "" if act else "would be "
+    removed = ", ".join(f"{n} {kind}" for kind, n in sorted(swept.removed.items())) or "nothing"
+    lines = [
+        f"{name}: {would}removed: {removed}; {say_bytes(swept.removed_bytes)}",
+        (
+            f"{name}: {would}marked: {marked.dead + marked.orphans} packs that nobody needs"
+            f" ({say_bytes(marked.dead_bytes)} indexed), {marked.repacked} packed anew"
+        ),
+    ]
+    if swept.resurrected:
+        lines.append(f"{name}: {swept.resurrected} packs are needed again and stay")
+    if swept.waiting:
+        lines.append(f"{name}: {swept.waiting} marks wait for their grace to end")
+    if swept.locked:
+        when = f"; the first unlocks at {swept.unlocks_at}" if swept.unlocks_at else ""
+        lines.append(f"{name}: {swept.locked} objects are locked and stay{when}")
+    if swept.refused:
+        lines.append(f"{name}: REFUSED: {swept.refused}")
+    return lines
+
+
+def deleters(
+    urls: list[str] | None, repos: "list[Repository]", *, act: bool
+) -> "list[ObjectStore]":
+    """The same places, as who may remove; to say what would be done needs nobody else."""
+    if not act:
+        return [r.store for r in repos]
+    from backup import vaults  # noqa: PLC0415
+
+    if urls:
+        return [vaults.open_deleter(u) for u in urls]
+    stores = vaults.stack_stores(role=vaults.DELETER)
+    assert len(stores) == len(repos)
+    return stores
 
 
 def _zone(name: str) -> Any:

@@ -1,0 +1,63 @@
+"""What lets a writer and the garbage collection work at once without a lock.
+
+A writer announces itself, then reads the marks, then the index: what is marked it does not rely on. What is
+marked later it may have relied on already; then it commits before the mark's grace ends, so that whoever
+sweeps sees its snapshot, or it does not commit at all. All of it by the store's clock.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Final
+
+from backup import marks, snapshot
+from backup.marks import TERMS, Mark, Terms
+from backup.repository import Repository, retry
+from backup.runs import Run
+from zaibei.kernel.errors import Damage, Refused
+
+_AGAIN: Final = "run again: what was uploaded is found and not sent twice"
+
+
+class Lease:
+    """Of one run into one vault."""
+
+    def __init__(self, repository: Repository, *, terms: Terms = TERMS) -> None:
+        self._repository = repository
+        self._terms = terms
+        # This order is the proof: a mark that is not seen here is younger than the run.
+        self.run = Run.begin(repository)
+        seen = marks.standing(repository)
+        self.packs = marks.packs_of(seen)
+        self.segments = marks.segments_of(seen)
+
+    def may_commit(self, relied: Collection[str]) -> None:
+        """Raises Refused when a pack that this run relies on may be swept before the snapshot is seen."""
+        for mark in self._hit(relied):
+            if self._now() >= mark.since + self._terms.grace - self._terms.margin:
+                raise Refused(
+                    f"{self._repository.name}: this run took so long that packs it relies on are being"
+                    " removed; nothing was committed",
+                    hint=_AGAIN,
+                )
+
+    def committed(self, sequence: int, relied: Collection[str]) -> None:
+        """Raises Damage when the commit came too late after all: a machine may sleep between the check and
+        the write, and nobody may call that a backup."""
+        repo = self._repository
+        at = retry(repo.clock, lambda: repo.store.stat(snapshot.key_of(sequence))).modified
+        if at - self.run.started < self._terms.grace - self._terms.margin:
+            return  # every mark that was not seen at the start is younger than the run
+        late = [m for m in self._hit(relied) if at >= m.since + self._terms.grace]
+        there = {s.key.rpartition("/")[2] for s in repo.store.list("packs/")} if relied else set()
+        if late or not there.issuperset(relied):
+            raise Damage(
+                f"{repo.name}: snapshot {sequence} was committed too late: packs it relies on are gone"
+                " or going",
+                hint=(_AGAIN, f"then zaibei backup forget {sequence}"),
+            )
+
+    def _hit(self, relied: Collection[str]) -> list[Mark]:
+        return [m for m in marks.standing(self._repository) if not m.packs.isdisjoint(relied)]
+
+    def _now(self) -> datetime:
+        return retry(self._repository.clock, self._repository.store.now)

@@ -1,0 +1,185 @@
+"""The second half of garbage collection: what was marked a grace ago and is still not needed is removed.
+
+As the identity that may delete; versions go for good, never behind delete markers. Removed in the reverse of
+the order of writing: snapshot, index, packs, and the mark last, which until then says why a pack is missing.
+Every step may be repeated, and may be the last one. What is locked stays and is told, with the day it unlocks.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from backup import marks, runs, snapshot
+from backup.cover import cover, names_in
+from backup.gc import View, looked
+from backup.index import Catalogue
+from backup.marks import TERMS, Mark, Terms
+from backup.pack import key_of
+from backup.repository import Repository, retry
+from infra.objectstore.contract import Locked, NotThere, ObjectStore
+from zaibei.kernel.errors import Refused
+from zaibei.kernel.progress import Progress
+
+LOCKED_MAX: Final = 1000  # told one by one; the count is exact
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What was removed, by kind of object; with `dry_run` what would be."""
+
+    removed: dict[str, int] = field(default_factory=dict)
+    removed_bytes: int = 0
+    resurrected: int = 0
+    waiting: int = 0  # marks whose grace is not over, or that a living run still may not know
+    locked: int = 0
+    locked_until: list[tuple[str, datetime | None]] = field(default_factory=list)
+    unlocks_at: datetime | None = None  # the earliest
+    refused: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Locked objects are no failure: that is the vault's job."""
+        return self.refused is None
+
+
+def sweep(
+    repo: Repository,
+    deleter: ObjectStore,
+    progress: Progress,
+    *,
+    terms: Terms = TERMS,
+    dry_run: bool = False,
+) -> Swept:
+    """`deleter`: the same place as the identity that may remove. Raises Damage and removes nothing when what
+    the snapshots need is not all there."""
+    out = Swept()
+    now = retry(repo.clock, repo.store.now)
+    hand = _Hand(repo, deleter, out, now=now, dry_run=dry_run)
+    standing = marks.standing(repo)
+    ripe = _ripe(repo, standing, now, terms)
+    out.waiting = len(standing) - len(ripe)
+    going = frozenset[str]()
+    if ripe:
+        # After the question what is ripe: whoever relied on these packs has committed by now.
+        with looked(repo, progress, terms=terms) as (seen, reader):
+            going = _not_needed(reader.catalogue, seen, marks.packs_of(ripe))
+        out.resurrected = len(marks.packs_of(ripe)) - len(going)
+    try:
+        hand.remove("snapshots", _forgotten_for_good(repo, now, terms))
+        if ripe:
+            _packs(repo, hand, ripe, going)
+        hand.remove("runs", runs.over(repo, now, since=2 * terms.grace))
+    except Refused as no:
+        out.refused = no.message
+    return out
+
+
+def _ripe(
+    repo: Repository, standing: tuple[Mark, ...], now: datetime, terms: Terms
+) -> tuple[Mark, ...]:
+    """Marks whose grace is over, and that no living run began before: such a run may not know the mark."""
+    alive = [run.started for run in runs.live(repo, now)]
+    return tuple(
+        m
+        for m in standing
+        if now - m.since >= terms.grace and all(started > m.since for started in alive)
+    )
+
+
+def _not_needed(held: Catalogue, seen: View, packs: frozenset[str]) -> frozenset[str]:
+    """Of marked packs those whose every needed blob is in a pack that stays."""
+    leaving = set(marks.packs_of(seen.marks))
+    for pack in sorted(packs):
+        for e in held.entries(pack):
+            if e.id in seen.needed and not any(
+                p.pack not in leaving and seen.there(p.pack) for p in held.places(e.id)
+            ):
+                # It stays, and whatever else holds the same blob may go after all.
+                leaving.discard(pack)
+                break
+    return frozenset(packs & leaving)
+
+
+def _packs(repo: Repository, hand: "_Hand", ripe: tuple[Mark, ...], going: frozenset[str]) -> None:
+    stay = marks.packs_of(ripe) - going
+    retired = marks.segments_of(ripe)
+    # First what stays is named by a segment that stays; then the old segments go; then the packs.
+    old = {*cover(repo, going=going, retired=retired, write=not hand.dry_run).dirty, *retired}
+    hand.remove("index", (f"index/{name}" for name in sorted(old)))
+    hand.remove("packs", (key_of(name) for name in sorted(going)))
+    if hand.dry_run:
+        return
+    left = {s.key for prefix in ("packs/", "index/") for s in repo.store.list(prefix)}
+    named = {
+        name
+        for one in repo.segments()
+        for name in names_in(one)
+        if name in going and key_of(name) not in left
+    }
+    hand.remove(
+        "marks",
+        (
+            marks.key_of(m.name)
+            for m in ripe
+            if not any(key_of(p) in left for p in m.packs - stay)
+            and not any(f"index/{s}" in left for s in m.segments)
+            and not m.packs & named
+        ),
+    )
+
+
+def _forgotten_for_good(repo: Repository, now: datetime, terms: Terms) -> list[str]:
+    """Snapshot objects that may not be taken back any more."""
+    present = {s.key for s in repo.listed(snapshot.PREFIX)}
+    return [
+        snapshot.key_of(sequence)
+        for sequence, f in sorted(repo.forgotten().items())
+        if now - f.since >= terms.grace and snapshot.key_of(sequence) in present
+    ]
+
+
+class _Hand:
+    """Removes, and counts."""
+
+    def __init__(
+        self,
+        repo: Repository,
+        deleter: ObjectStore,
+        out: Swept,
+        *,
+        now: datetime,
+        dry_run: bool,
+    ) -> None:
+        self._repo, self._deleter, self._out, self._now = repo, deleter, out, now
+        self.dry_run = dry_run
+
+    def remove(self, kind: str, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._remove(kind, key)
+
+    def _remove(self, kind: str, key: str) -> None:
+        clock, out = self._repo.clock, self._out
+        try:
+            stat = retry(clock, lambda: self._repo.store.stat(key))
+        except NotThere:
+            return
+        if stat.retain_until is not None and stat.retain_until > self._now:
+            self._locked(key, stat.retain_until)
+            return
+        if not self.dry_run:
+            try:
+                retry(clock, lambda: self._deleter.remove(key, version=stat.version))
+            except Locked:
+                self._locked(key, None)
+                return
+        out.removed[kind] = out.removed.get(kind, 0) + 1
+        out.removed_bytes += stat.size_bytes
+
+    def _locked(self, key: str, until: datetime | None) -> None:
+        out = self._out
+        out.locked += 1
+        if len(out.locked_until) < LOCKED_MAX:
+            out.locked_until.append((key, until))
+        if until is not None:
+            out.unlocks_at = min(until, out.unlocks_at or until)

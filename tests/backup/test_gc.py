@@ -1,0 +1,440 @@
+"""Garbage is marked, then swept; whatever happens between the two, what a snapshot needs stays."""
+
+import random
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from backup import marks, runs
+from backup.blob import Chunk, Kind
+from backup.errors import Incomplete
+from backup.files import backup_files
+from backup.forget import forget
+from backup.gc import Marked, mark
+from backup.job import run_files
+from backup.lease import Lease
+from backup.marks import Terms
+from backup.reader import Reader
+from backup.repository import Repository
+from backup.restore import restore_files
+from backup.snapshot import Content, key_of
+from backup.sweep import Swept, sweep
+from backup.verify import Level, verify
+from backup.writer import Writer
+from infra.objectstore.memory import MemoryStore
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.errors import Damage, Refused
+from zaibei.kernel.progress import Silent
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class World:
+    """One vault, one host with a few files, and time."""
+
+    def __init__(self, repo: Repository, clock: SimClock, base: Path) -> None:
+        assert isinstance(repo.store, MemoryStore)
+        self.repo, self.store, self.clock, self.base = repo, repo.store, clock, base
+        self.source = base / "source"
+        self.source.mkdir()
+        self.truth: dict[int, dict[str, bytes]] = {}
+
+    def write(self, name: str, seed: int, size: int = 3000) -> None:
+        (self.source / name).write_bytes(random.Random(seed).randbytes(size))
+
+    def backup(self, writer: Writer | None = None) -> int:
+        if writer is None:
+            done = run_files([self.source], [self.repo], self.clock, random.Random(1), Silent())
+            outcome = done.outcomes[0]
+        else:
+            outcome = backup_files([self.source], [writer], clock=self.clock, progress=Silent())[0]
+        if outcome.snapshot is None:
+            raise Refused(outcome.error or "unknown")
+        self.truth[outcome.snapshot.sequence] = {
+            p.name: p.read_bytes() for p in self.source.iterdir()
+        }
+        return outcome.snapshot.sequence
+
+    def forget(self, *sequences: int) -> None:
+        forget(self.repo, sequences, why="by hand", even_the_last=True)
+
+    def mark(self, **more: float) -> Marked:
+        return mark(self.repo, Silent(), rng=random.Random(1), **more)  # type: ignore[arg-type]
+
+    def sweep(self) -> Swept:
+        return sweep(self.repo, self.store, Silent())
+
+    def gc(self) -> Swept:
+        """All of it, with the days that lie between."""
+        self.clock.sleep(DAY)
+        self.mark()
+        self.clock.sleep(DAY)
+        return self.sweep()
+
+    def packs(self) -> set[str]:
+        return {s.key.rpartition("/")[2] for s in self.store.list("packs/")}
+
+    def check(self) -> None:
+        """Every snapshot that is not forgotten comes back, and nothing is called damage."""
+        for one in self.repo.snapshots():
+            target = self.base / "target"
+            shutil.rmtree(target, ignore_errors=True)
+            with Reader(self.repo) as reader:
+                restore_files(reader, one, target, progress=Silent())
+            found = {p.name: p.read_bytes() for p in (target / "source").iterdir()}
+            assert found == self.truth[one.sequence], f"snapshot {one.sequence}"
+        report = verify(self.repo, Level.FULL, rng=random.Random(1), progress=Silent())
+        assert not report.damage, report.damage
+
+
+@pytest.fixture
+def world(repo: Repository, clock: SimClock, tmp_path: Path) -> World:
+    return World(repo, clock, tmp_path)
+
+
+def test_what_only_a_forgotten_snapshot_needed_is_gone_after_two_days(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    first = world.packs()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+
+    assert world.mark().dead == 0, "a forgotten snapshot may still be taken back"
+    done = world.gc()
+    assert done.removed["snapshots"] == 1 and done.removed["packs"] == len(first)
+    assert not first & world.packs()
+    world.check()
+    world.clock.sleep(3 * DAY)
+    world.sweep()
+    assert not list(world.store.list("marks/")), "the mark goes last"
+    assert not list(world.store.list("runs/"))
+    assert world.mark() == Marked(
+        dead=0, dead_bytes=0, orphans=0, repacked=0, repacked_bytes=0, moved_bytes=0, young=0,
+        marks=0, segments=0,
+    )  # fmt: skip
+
+
+def test_packs_that_are_mostly_dead_are_packed_anew(world: World) -> None:
+    for n in range(8):
+        world.write(f"f{n}", n)
+    world.backup()
+    for n in range(1, 8):
+        world.write(f"f{n}", 100 + n)
+    world.backup()
+    world.forget(1)
+    before = sum(s.size_bytes for s in world.store.list("packs/"))
+
+    world.clock.sleep(DAY)
+    found = world.mark()
+    assert found.repacked == 1 and 0 < found.moved_bytes < found.repacked_bytes
+    world.check()
+    world.clock.sleep(DAY)
+    world.sweep()
+    assert sum(s.size_bytes for s in world.store.list("packs/")) < before * 0.75
+    world.check()
+
+
+def test_a_writer_that_began_after_the_mark_relies_on_nothing_marked(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    world.write("b", 2)
+    (world.source / "a").unlink()
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    assert world.mark().dead
+    world.write("a", 1)  # the same bytes are back
+    world.backup()
+    world.clock.sleep(DAY)
+    done = world.sweep()
+    assert done.removed["packs"] and not done.resurrected
+    world.check()
+
+
+def test_a_writer_that_began_before_the_mark_is_waited_for_and_its_packs_stay(
+    world: World,
+) -> None:
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+
+    world.write("a", 1)
+    writer = Writer(world.repo, rng=random.Random(1))
+    assert world.mark().dead
+    world.clock.sleep(2 * HOUR)
+    world.backup(writer)  # relies on what has been marked since it began
+    world.clock.sleep(DAY)
+    assert world.sweep().resurrected
+    world.check()
+    assert not marks.standing(world.repo), "what was resurrected is nobody's garbage"
+    world.gc()
+    world.check()
+
+
+def test_nothing_is_swept_while_a_run_lives_that_may_not_know_the_mark(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    slow = Lease(world.repo)
+    world.mark()
+    for _ in range(30):
+        world.clock.sleep(HOUR)
+        slow.run.beat()
+    assert world.sweep().waiting == 1
+    slow.run.end()
+    assert world.sweep().waiting == 0
+    world.check()
+
+
+def test_a_machine_that_slept_through_the_grace_does_not_commit(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    world.write("a", 1)
+    writer = Writer(world.repo, rng=random.Random(1))
+    assert world.mark().dead
+    world.clock.sleep(DAY - HOUR)  # silent for longer than anybody waits for it
+    with pytest.raises(Incomplete, match="so long"):
+        world.backup(writer)
+    assert world.repo.sequences() == [2]
+    world.clock.sleep(HOUR)
+    assert not world.sweep().waiting
+    world.check()
+
+
+def test_a_commit_that_came_too_late_is_never_called_a_backup(world: World) -> None:
+    """The machine falls asleep between its last look and the write."""
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    lease = Lease(world.repo)
+    world.forget(1)
+    world.clock.sleep(DAY)
+    relied = {p for m in [world.mark()] for s in marks.standing(world.repo) for p in s.packs}
+    world.clock.sleep(DAY)
+    world.sweep()
+    assert relied and not relied & world.packs()
+    world.write("b", 3)
+    late = world.backup()
+    with pytest.raises(Damage, match="too late"):
+        lease.committed(late, relied)
+
+
+def test_a_run_in_its_third_day_keeps_what_it_has_uploaded(world: World) -> None:
+    """A first backup takes long, and nothing names its packs until the end."""
+    writer = Writer(world.repo, rng=random.Random(1), pack_bytes=2000)
+    ids = []
+    for n in range(70):
+        ids.append(writer.put(Chunk(random.Random(n).randbytes(1500)), Kind.DATA))
+        world.clock.sleep(HOUR)
+        if n % 10 == 9:
+            found = world.mark()
+            assert found.dead == found.orphans == 0
+            world.sweep()
+    writer.finish()
+    present = {p for i in ids for p in (place.pack for place in writer.catalogue.places(i))}
+    assert present <= world.packs()
+    now = world.clock.now()
+    writer.commit(
+        Content(
+            kind="files",
+            label="",
+            host="h",
+            started=now,
+            finished=now,
+            tree=(),
+            entries=0,
+            size_bytes=0,
+            complete=True,
+        )
+    )
+
+
+def test_what_a_dead_run_left_behind_goes(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    kept = world.packs()
+    dying = Writer(world.repo, rng=random.Random(1), pack_bytes=2000)
+    for n in range(5):  # packs that no segment names: it dies before one is written
+        dying.put(Chunk(random.Random(n).randbytes(2500)), Kind.DATA)
+    assert world.packs() > kept
+    assert world.mark().orphans == 0
+    world.clock.sleep(runs.SILENT + HOUR)
+    assert world.mark().orphans == 5
+    world.clock.sleep(DAY)
+    world.sweep()
+    assert world.packs() == kept
+    world.check()
+
+
+def test_what_is_locked_stays_is_told_and_goes_when_it_unlocks(world: World) -> None:
+    world.write("a", 1)
+    until = world.clock.now() + timedelta(days=30)
+    world.backup()
+    for s in list(world.store.list()):
+        if not s.key.startswith("runs/"):
+            world.store.retain(s.key, until=until)
+    locked = world.packs()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    done = world.gc()
+    assert "packs" not in done.removed and done.locked >= len(locked) + 1
+    assert done.unlocks_at == until and done.complete
+    world.check()
+    world.clock.sleep(timedelta(days=31))
+    assert world.sweep().removed["packs"] == len(locked)
+    assert not marks.standing(world.repo)
+    world.check()
+
+
+def test_an_index_segment_that_cannot_go_yet_does_not_make_removed_packs_damage(
+    world: World,
+) -> None:
+    world.write("a", 1)
+    world.backup()
+    first = next(world.store.list("index/")).key
+    world.store.retain(first, until=world.clock.now() + timedelta(days=30))
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    assert world.gc().removed["packs"]
+    assert marks.standing(world.repo), "the mark says why a pack is missing"
+    world.check()
+    world.write("a", 1)  # what the old segment still promises is not believed
+    world.backup()
+    world.check()
+    world.clock.sleep(timedelta(days=31))
+    world.sweep()
+    assert not marks.standing(world.repo)
+    world.check()
+
+
+def test_where_something_is_missing_nothing_is_called_garbage(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    first = {s.key for s in world.store.list("index/")}
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    for s in [s for s in world.store.list("index/") if s.key not in first]:
+        world.store.remove(s.key, version=s.version)
+    with pytest.raises(Damage):
+        world.mark()
+    assert not list(world.store.list("marks/"))
+
+
+def test_a_deleter_that_may_not_delete_is_told_and_nothing_is_half_done(world: World) -> None:
+    class NotAllowed(MemoryStore):
+        def remove(self, key: str, *, version: str | None = None) -> None:
+            raise Refused(f"{self.name}: this identity may not remove {key}")
+
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    world.mark()
+    world.clock.sleep(DAY)
+    done = sweep(world.repo, NotAllowed(clock=world.clock), Silent())
+    assert not done.complete and "may not remove" in (done.refused or "")
+    world.check()
+
+
+def test_the_stores_clock_decides_not_the_hosts(
+    make: Callable[..., Repository], clock: SimClock, tmp_path: Path
+) -> None:
+    honest = World(make(), clock, tmp_path)
+    honest.write("a", 1)
+    honest.backup()
+    honest.write("a", 2)
+    honest.backup()
+    honest.forget(1)
+    clock.sleep(DAY)
+    honest.mark()
+    ahead = SimClock(wall=clock.wall + timedelta(days=400), elapsed_s=clock.elapsed_s)
+    hasty = Repository(honest.repo.store, honest.repo.config, honest.repo.keys, ahead)
+    done = sweep(hasty, honest.store, Silent())
+    assert done.waiting == 1 and "packs" not in done.removed
+    honest.check()
+
+
+def test_a_dry_run_writes_and_removes_nothing(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    world.write("a", 2)
+    world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    before = {s.key for s in world.store.list()}
+    assert mark(world.repo, Silent(), write=False).dead
+    assert {s.key for s in world.store.list()} == before
+    world.mark()
+    world.clock.sleep(DAY)
+    before = {s.key for s in world.store.list()}
+    would = sweep(world.repo, world.store, Silent(), dry_run=True)
+    assert would.removed["packs"] and {s.key for s in world.store.list()} == before
+    assert world.sweep().removed["packs"] == would.removed["packs"]
+
+
+def test_a_reader_whose_segment_was_swept_under_its_hands_reads_the_new_one(
+    world: World,
+) -> None:
+    """It listed the index; then the sweep replaced a segment; then it reads what it listed."""
+    for n in range(3):
+        world.write("a", n)
+        world.write(f"keep{n}", 50 + n)
+        world.backup()
+    world.forget(1)
+    world.clock.sleep(DAY)
+    world.mark(live_share=0.99)
+    world.clock.sleep(DAY)
+
+    class Late(MemoryStore):
+        swept = False
+
+        def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+            if key.startswith("index/") and not self.swept:
+                self.swept = True
+                assert world.sweep().removed["index"]
+            return world.store.read(key, start=start, length=length)
+
+        def list(self, prefix: str = ""):  # type: ignore[no-untyped-def]
+            return world.store.list(prefix)
+
+    late = Repository(Late(clock=world.clock), world.repo.config, world.repo.keys, world.clock)
+    with Reader(late) as reader:
+        for one in world.repo.snapshots():
+            assert list(reader.nodes(one))
+
+
+def test_the_newest_snapshot_object_is_removed_and_the_chain_goes_on(world: World) -> None:
+    world.write("a", 1)
+    world.backup(), world.backup()
+    world.forget(1, 2)
+    world.gc()
+    assert not list(world.store.list("snapshots/"))
+    assert world.backup() == 3
+    world.check()
+    assert key_of(3) in {s.key for s in world.store.list("snapshots/")}
+
+
+def test_a_grace_without_its_margin_makes_no_sense() -> None:
+    with pytest.raises(AssertionError):
+        Terms(grace=HOUR, margin=DAY)
