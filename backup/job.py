@@ -7,13 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from backup import heads, immutability, status
-from backup.bucket import backup_bucket
 from backup.fanout import Outcome
-from backup.files import backup_files
 from backup.guard.judge import judging
 from backup.guard.said import FACT, verdict_of
 from backup.guard.verdict import Verdict
-from backup.postgres import Wal, backup_postgres
 from backup.repository import Repository
 from backup.snapshot import Snapshot
 from backup.walk import Rules
@@ -70,6 +67,9 @@ def run_files(
     skip_unchanged: bool = True,
 ) -> Run:
     """`accept`: why a person says that a change which the guard will notice is meant."""
+    # A source is imported by the run that reads it: drivers of databases take longer than a small backup.
+    from backup.files import backup_files  # noqa: PLC0415
+
     return _run(
         "files",
         repos,
@@ -106,6 +106,8 @@ def run_bucket(
     skip_unchanged: bool = True,
 ) -> Run:
     """`source` names the bucket: by it the next run finds what this one has already fetched."""
+    from backup.bucket import backup_bucket  # noqa: PLC0415
+
     return _run(
         "bucket",
         repos,
@@ -136,12 +138,13 @@ def run_postgres(
     progress: Progress,
     *,
     label: str = "zaibei",
-    with_wal: Wal = Wal.FETCH,
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
 ) -> Run:
     """`rng` None: placement by the system's randomness, as it should be outside tests."""
+    from backup.postgres import backup_postgres  # noqa: PLC0415
+
     return _run(
         "postgres",
         repos,
@@ -152,7 +155,6 @@ def run_postgres(
             clock=clock,
             progress=progress,
             label=label,
-            with_wal=with_wal,
         ),
         clock=clock,
         rng=rng,

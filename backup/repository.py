@@ -12,15 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final, TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from backup import forgotten, recipients, signed, snapshot, unlock
 from backup import keys as keying
 from backup.errors import NewerFormat, NotARepository
 from backup.forgotten import Forgotten, Link
-from backup.index import SEGMENT_BYTES_MAX, Catalogue, Segment, read_segment
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of, read_trailer
 from backup.recipients import Secret
@@ -29,6 +26,9 @@ from backup.suite import suite
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage
+
+if TYPE_CHECKING:
+    from backup.index import Catalogue, Segment
 
 FORMAT: Final = 1
 CONFIG: Final = "config"
@@ -126,15 +126,18 @@ class Repository:
                 return one
         raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
 
-    def catalogue(self, *, without: frozenset[str] = frozenset()) -> Catalogue:
+    def catalogue(self, *, without: frozenset[str] = frozenset()) -> "Catalogue":
         """Every index segment, read now, but for packs that are not to be relied on. The caller closes it."""
+        from backup.index import Catalogue  # noqa: PLC0415 - it takes as long to import as a key to derive
+
         return Catalogue().load(self.segments(), without=without)
 
-    def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> Iterator[Segment]:
+    def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> "Iterator[Segment]":
         """Each index segment, a few read ahead. Without `damaged` the first bad one raises. One that is
         marked is no loss: others name what it names."""
+        from backup.index import SEGMENT_BYTES_MAX, read_segment  # noqa: PLC0415
 
-        def read(stat: Stat) -> Segment:
+        def read(stat: Stat) -> "Segment":
             if stat.size_bytes > SEGMENT_BYTES_MAX:
                 raise Damage(f"{self.name}: {stat.key} has {stat.size_bytes} bytes")
             return read_segment(self.keys, stat.key.removeprefix("index/"), self.read(stat.key))
@@ -176,8 +179,10 @@ class Repository:
 
         return marks.segments_of(marks.standing(self))
 
-    def rebuilt_catalogue(self) -> Catalogue:
+    def rebuilt_catalogue(self) -> "Catalogue":
         """The same from the packs' own trailers, when segments are lost or damaged."""
+        from backup.index import Catalogue  # noqa: PLC0415
+
         held = Catalogue()
         for stat in self.store.list("packs/"):
             name = stat.key.rpartition("/")[2]
@@ -362,10 +367,22 @@ class Vault:
 
 def retry(clock: Clock, call: Callable[[], T]) -> T:
     """A few tries while a store does not answer; the last Unreachable is the caller's."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Unreachable),
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=3),
-        sleep=lambda s: clock.sleep(timedelta(seconds=s)),
-        reraise=True,
-    )(call)
+    try:
+        return call()
+    except Unreachable as first:
+        import tenacity  # noqa: PLC0415 - nearly every run does without
+
+        failed = [first]
+
+        def again() -> T:
+            if failed:
+                raise failed.pop()
+            return call()
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Unreachable),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=3),
+            sleep=lambda s: clock.sleep(timedelta(seconds=s)),
+            reraise=True,
+        )(again)

@@ -10,12 +10,14 @@ import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backup.guard.said import FACT, group, verdict_of
-from backup.receiver import WalStatus
 from backup.snapshot import Snapshot
 from zaibei.kernel.state import state_dir, write_atomic
+
+if TYPE_CHECKING:
+    from backup.receiver import WalStatus
 
 Fields = dict[str, Any]  # the text of a format, read by others
 
@@ -119,7 +121,7 @@ def verified(
     _update(change)
 
 
-def wal(status: WalStatus, *, at: datetime) -> None:
+def wal(status: "WalStatus", *, at: datetime) -> None:
     """Written every few seconds by the archiver; `at` tells a reader when it stopped doing so."""
 
     def change(now: Fields) -> None:

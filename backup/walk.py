@@ -14,11 +14,12 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import pathspec
+from typing import TYPE_CHECKING, Final
 
 from zaibei.kernel.errors import Usage
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 RULES_MAX: Final = 10_000
 
@@ -36,7 +37,7 @@ class Rules:
 
     lines: tuple[str, ...] = ()
     one_file_system: bool = False
-    _spec: pathspec.GitIgnoreSpec | None = None
+    _spec: "GitIgnoreSpec | None" = None
 
     @classmethod
     def of(
@@ -52,15 +53,19 @@ class Rules:
             all_ += [(str(file), n, line) for n, line in enumerate(said, 1)]
         if len(all_) > RULES_MAX:
             raise Usage(f"{len(all_)} exclude rules; {RULES_MAX} are the limit")
+        if not all_:
+            return cls(one_file_system=one_file_system)
+        from pathspec import GitIgnoreSpec  # noqa: PLC0415
+
         for where, n, line in all_:
             try:
-                pathspec.GitIgnoreSpec.from_lines([line])
+                GitIgnoreSpec.from_lines([line])
             except ValueError as bad:
                 raise Usage(
                     f"{where}:{n}: not a rule: {line!r}", hint="rules are written as in .gitignore"
                 ) from bad
         kept = tuple(line for _, _, line in all_ if line.strip() and not line.startswith("#"))
-        spec = pathspec.GitIgnoreSpec.from_lines(kept) if kept else None
+        spec = GitIgnoreSpec.from_lines(kept) if kept else None
         return cls(kept, one_file_system, spec)
 
     def leaves_out(self, below: bytes, *, directory: bool) -> bool:

@@ -74,7 +74,10 @@ class Zaibei:
         return [*_ZAIBEI, "backup", *does, *_where(at)]
 
     def env(self, at: Place) -> Mapping[str, str]:
-        return {**os.environ, "HOME": str(at.home), "ZAIBEI_STATE": str(at.home / "state")}
+        env = {**os.environ, "HOME": str(at.home), "ZAIBEI_STATE": str(at.home / "state")}
+        # As installed: bytecode is compiled once, by the first command, and kept.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        return {**env, "PYTHONPYCACHEPREFIX": str(at.password.parent / "bytecode")}
 
     def came_back(self, at: Place) -> Path:
         return at.restored / at.source.name

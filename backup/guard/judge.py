@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import structlog
-
 from backup.guard import change, listing, verdict
 from backup.guard.heads import Heads
 from backup.guard.said import FACT, group, verdict_of
@@ -20,10 +18,11 @@ from backup.reader import Reader
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
 from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.log import logger
 
 LOOK_BACK: Final = 200  # snapshots read in search of the group's last one
 _REASON_CHARS: Final = 400
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,18 +14,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from infra.objectstore.contract import AlreadyThere, NotThere, Version, VersionedStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Busy, Damage
+from zaibei.kernel.log import logger
 from zaibei.kernel.progress import Progress, Silent
 from zaibei.kernel.state import sole, state_dir, write_atomic
 
 KEPT = 1000  # differences remembered in a report; all are counted
 _TOLD_EVERY = 500
 _TURNS, _TURN = 100, timedelta(milliseconds=50)  # who publishes at the same moment is done by then
-_log = structlog.get_logger("converge")
+_log = logger("converge")
 
 
 class Kind(StrEnum):

@@ -12,17 +12,16 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore
 from zaibei.config.model import SiteLoss
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Refused, Unreachable, ZaibeiError
+from zaibei.kernel.log import logger
 
 DEADLINE = timedelta(seconds=10)  # of one write at all stores
 COOL_DOWN = timedelta(seconds=5)  # a store that failed is not asked again before
 _THREADS_A_STORE = 16
-_log = structlog.get_logger(__name__)
+_log = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

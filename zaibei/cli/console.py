@@ -1,28 +1,39 @@
 """What the terminal sees: JSON on stdout, progress and errors on stderr."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cache
 from pathlib import Path
-from typing import Any, Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from zaibei.kernel.errors import ZaibeiError
 
-talk = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+
+@cache
+def _console() -> "Console":
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(stderr=True, highlight=False)
+
+
+class _Late:
+    """A console that is made when something is said: a run that only writes JSON does without rich."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_console(), name)
+
+
+talk: "Console" = cast("Console", _Late())
+_FORCED = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}  # what rich asks beside the terminal
 _EVERY_S = 5.0  # without a terminal: a line at most this often
 
 
@@ -96,6 +107,15 @@ class Bar:
     """Progress for a terminal: a bar with an ETA; finished steps stay as lines with their time."""
 
     def __init__(self) -> None:
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -103,7 +123,7 @@ class Bar:
             TextColumn("{task.fields[amount]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=talk,
+            console=_console(),
             transient=True,
         )
         self._task: TaskID | None = None
@@ -146,9 +166,13 @@ class Bar:
 
 def progress() -> Bar | Lines:
     """A context manager that is a `kernel.progress.Progress`."""
+    if not sys.stderr.isatty() and not _FORCED & set(os.environ):
+        return Lines()
     return Bar() if talk.is_terminal else Lines()
 
 
 def show(table: Any) -> None:
     """Something rich can draw, on stdout: the answer a person asked for."""
+    from rich.console import Console  # noqa: PLC0415
+
     Console(highlight=False).print(table)

@@ -1,37 +1,50 @@
 """`zaibei`: one door for people and scripts. Exit codes are those of `kernel.errors`."""
 
+import importlib
 import sys
+from collections.abc import Sequence
 
 import typer
 
 from zaibei import __version__
-from zaibei.cli import backup, data, drill, evidence, lab, monitor, runbook, stack, store, surge
-from zaibei.cli.console import complain
 from zaibei.kernel import log
 from zaibei.kernel.errors import ZaibeiError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="zaibei 灾备: disaster tolerance that is measured, not promised.",
+GROUPS = (
+    "stack",
+    "lab",
+    "data",
+    "drill",
+    "backup",
+    "store",
+    "surge",
+    "monitor",
+    "runbook",
+    "evidence",
 )
-for name, group in (
-    ("stack", stack),
-    ("lab", lab),
-    ("data", data),
-    ("drill", drill),
-    ("backup", backup),
-    ("store", store),
-    ("surge", surge),
-    ("monitor", monitor),
-    ("runbook", runbook),
-    ("evidence", evidence),
-):
-    app.add_typer(group.app, name=name)
-app.command("init")(stack.init)
+
+# Every module behind these logs through `kernel.log.logger`, which configures at the first word.
+_LOGS_ITSELF = ("backup",)
 
 
-@app.command()
+def build(groups: Sequence[str] = GROUPS) -> typer.Typer:
+    """The door with these groups behind it. A backup every few minutes must not pay for the import of the
+    load generator, so `run` asks only for the group that is called."""
+    one = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="zaibei 灾备: disaster tolerance that is measured, not promised.",
+    )
+    # With one command alone Typer would leave out the group's name.
+    one.callback()(lambda: None)
+    for name in groups:
+        one.add_typer(importlib.import_module(f"zaibei.cli.{name}").app, name=name)
+    if "stack" in groups:
+        one.command("init")(importlib.import_module("zaibei.cli.stack").init)
+    one.command()(version)
+    return one
+
+
 def version() -> None:
     """Print the version."""
     print(__version__)
@@ -43,15 +56,26 @@ def run() -> None:
         # Assertions tell bugs; a run without them could report a pass that was never checked.
         print("refused: python -O takes the assertions away", file=sys.stderr)
         sys.exit(2)
-    log.configure()
+    called = sys.argv[1] if len(sys.argv) > 1 else ""
+    if called not in _LOGS_ITSELF:
+        log.configure()
     try:
-        app()
+        build([called] if called in GROUPS else GROUPS)()
     except ZaibeiError as error:
+        from zaibei.cli.console import complain  # noqa: PLC0415
+
         complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """`app`: the whole of it, for whoever reads it as a document."""
+    if name != "app":
+        raise AttributeError(name)
+    return build()
 
 
 if __name__ == "__main__":

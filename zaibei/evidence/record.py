@@ -12,19 +12,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import structlog
-
 from zaibei.evidence import dsse, keys, kinds, log, note, sm2, statement, tree
 from zaibei.evidence.statement import Statement, Subject
 from zaibei.evidence.witness import Witness
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Busy, Damage, Missing, Refused, ToolFailed, Usage
+from zaibei.kernel.log import logger
 from zaibei.kernel.state import sole, state_dir, write_atomic
 
 WAIT = timedelta(seconds=10)  # for another writer, which needs milliseconds
 _STEP = timedelta(milliseconds=20)
 RECORDED_AT = "recorded_at"
-_say = structlog.get_logger()
+_say = logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

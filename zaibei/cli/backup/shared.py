@@ -1,8 +1,10 @@
 """What the commands of `zaibei backup` share: options, the contract of exit codes, and how repositories open."""
 
+import importlib
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -87,13 +89,27 @@ def opened(
 ) -> "list[Repository]":
     """With `as_of` as the vaults were then, read-only."""
     from backup.repository import open_repository  # noqa: PLC0415
-    from infra.objectstore import asof  # noqa: PLC0415
 
+    _meanwhile("backup.reader")
     found = places(urls, password_file, make=False)
     if as_of is not None:
+        from infra.objectstore import asof  # noqa: PLC0415
+
         at = moment(as_of)
         found = [(asof.as_of(store, at), secret) for store, secret in found]
     return [open_repository(store, secret, clock=CLOCK) for store, secret in found]
+
+
+def _meanwhile(*modules: str) -> None:
+    """Import what comes next, while the passphrase is stretched: that takes a third of a second outside the
+    interpreter's lock, and so does this inside it. A module that cannot be imported is told by its user."""
+
+    def work() -> None:
+        with suppress(ImportError):
+            for name in modules:
+                importlib.import_module(name)
+
+    threading.Thread(target=work, name="imports", daemon=True).start()
 
 
 def moment(text: str) -> datetime:
@@ -114,6 +130,7 @@ def reachable(
     from backup.repository import open_repository  # noqa: PLC0415
     from backup.vaults import ensure  # noqa: PLC0415
 
+    _meanwhile("backup.job", "backup.files")
     able, lost = [], []
     found = places(urls, password_file, make=make)
     for store, secret in found:
