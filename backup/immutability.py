@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from backup.repository import CONFIG, Repository, retry
 from infra.objectstore.contract import NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Damage, Usage
+from zaibei.kernel.errors import Damage, Refused, Usage
 from zaibei.kernel.units import say_duration
 
 GENERATION_MAX: Final = timedelta(days=10)
@@ -124,8 +124,18 @@ def confirm(
     every = {CONFIG: None, **always, **needed}
     found = _many(lambda key: _stat(repo, key, every[key]), sorted(every))
     short = too_short(found, end)
-    _many(lambda s: retry(repo.clock, lambda: repo.store.retain(s.key, until=end)), short)
+    _many(lambda s: _extend(repo, s.key, end), short)
     return Confirmed(checked=len(every), extended=len(short))
+
+
+def _extend(repo: Repository, key: str, end: datetime) -> None:
+    retry(repo.clock, lambda: repo.store.retain(key, until=end))
+    # Once a generation, so it costs little to ask; a lock that was only acknowledged is none.
+    if too_short([retry(repo.clock, lambda: repo.store.stat(key))], end):
+        raise Refused(
+            f"{repo.name}: the lock of {key} was acknowledged and is not there",
+            hint="this store does not keep its locks: zaibei store probe --role vault",
+        )
 
 
 def _present(repo: Repository, needed: Mapping[str, int | None]) -> None:

@@ -219,20 +219,31 @@ class Repository:
                 retry(self.clock, lambda: self.store.create(key, data, retain_until=retain_until))
             except AlreadyThere:
                 return self.read(key) == data
-            if self._kept(key, len(data)):
+            if self._kept(key, len(data), retain_until):
                 return True
         raise Damage(
             f"{self.name}: {key} was acknowledged {ATTEMPTS} times and is not there",
             hint="this store loses what it acknowledges: do not use it as a vault",
         )
 
-    def _kept(self, key: str, size_bytes: int) -> bool:
+    def _kept(self, key: str, size_bytes: int, retain_until: datetime | None) -> bool:
         try:
             found = retry(self.clock, lambda: self.store.stat(key))
         except NotThere:
             return False
         if found.size_bytes != size_bytes:
             raise Damage(f"{self.name}: {key} has {found.size_bytes} of {size_bytes} bytes")
+        held = found.retain_until
+        if retain_until is not None and (
+            held is None or held < retain_until.replace(microsecond=0)
+        ):
+            raise Refused(
+                f"{self.name}: {key} was taken with a lock and has none",
+                hint=(
+                    "this store does not keep its locks: zaibei store probe --role vault",
+                    "or this identity may not see them: it needs s3:GetObjectRetention",
+                ),
+            )
         return True
 
 

@@ -49,8 +49,7 @@ class AsOf:
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         found = self._find(key)
         assert found.version is not None, "a store that keeps versions names them"
-        data = self._store.read_version(key, version=found.version)
-        return data[start:] if length is None else data[start : start + length]
+        return self._store.read_version(key, version=found.version, start=start, length=length)
 
     def stat(self, key: str) -> Stat:
         return _stat(self._find(key))
