@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backup import heads, immutability, status
 from backup.fanout import Outcome
@@ -19,6 +20,9 @@ from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
+
+if TYPE_CHECKING:
+    from backup.consistency import Mark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,36 @@ def run_postgres(
         retain=retain,
         retain_max=retain_max,
         accept=accept,
+    )
+
+
+def run_point(
+    one: "Mark",
+    runs: Sequence[Run],
+    repos: Sequence[Repository],
+    clock: Clock,
+    rng: random.Random | None,
+    progress: Progress,
+    *,
+    retain: timedelta | None = None,
+    retain_max: timedelta = immutability.RETAIN_MAX,
+    within: timedelta = timedelta(seconds=60),
+) -> Run:
+    """Tie a named moment of the database to what `runs` wrote after it, in every vault that holds all of it."""
+    from backup.consistency import commit_points  # noqa: PLC0415
+
+    return _run(
+        "point",
+        repos,
+        lambda writers: commit_points(
+            one, runs, writers, clock=clock, progress=progress, within=within
+        ),
+        clock=clock,
+        rng=rng,
+        progress=progress,
+        retain=retain,
+        retain_max=retain_max,
+        accept="",
     )
 
 

@@ -17,6 +17,7 @@ from zaibei.cli.backup.shared import (
     told,
 )
 from zaibei.cli.console import progress
+from zaibei.kernel.errors import Usage
 
 _WORDS = {True: "passed", False: "FAILED", None: "unknown"}
 
@@ -33,6 +34,15 @@ def rehearse(
     pages: Annotated[
         bool, typer.Option(help="Read every page's checksum; needs a second start.")
     ] = True,
+    point: Annotated[
+        str | None, typer.Option(help="To this consistency point, and hold rows against objects.")
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="JSON: queries whose keys name objects of a bucket.")
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option(help="Read the objects that rows give a sha256 for.")
+    ] = False,
     mask: Annotated[bool, typer.Option(help="Mask personal data, and prove it.")] = False,
     hold: Annotated[
         str | None, typer.Option(help="Keep the room open for people so long (30m): masks.")
@@ -56,21 +66,31 @@ def rehearse(
     """Restore a PostgreSQL snapshot into a clean room, recover, start it, count, and wipe it.
 
     Every user database is counted and checksummed; the time is from nothing to answering queries. Nobody
-    is let in, unless with --hold: then personal data is masked first."""
+    is let in, unless with --hold: then personal data is masked first. With --point also what rows name
+    and the bucket lacks; one such row ends with 1."""
     with told(), progress() as bar:
+        from backup import consistency, dangling, status  # noqa: PLC0415
         from backup import room as rooms  # noqa: PLC0415
-        from backup import status  # noqa: PLC0415
         from backup.compare import databases, table_facts  # noqa: PLC0415
         from backup.job import latest  # noqa: PLC0415
         from backup.mask.choose import masking  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         all_opened = opened(repo, password_file)
-        chosen, one = (
-            latest(all_opened, kind="postgres")
-            if snapshot == "latest"
-            else (all_opened[0], all_opened[0].find(snapshot))
-        )
+        found = None
+        if point is not None:
+            if snapshot != "latest" or to != "latest" or timeline is not None:
+                raise Usage("a point says itself which snapshot and moment", hint="--point alone")
+            chosen, _, found = consistency.find_point(all_opened, point)
+            one = consistency.bound_snapshot(chosen, found.base)
+            target = rooms.Target(how="name", value=point, timeline=found.mark.timeline)
+        else:
+            chosen, one = (
+                latest(all_opened, kind="postgres")
+                if snapshot == "latest"
+                else (all_opened[0], all_opened[0].find(snapshot))
+            )
+            target = rooms.Target.parse(to, timeline=timeline)
         held = duration(hold) if hold else None
         wanted = None
         if mask or held is not None or authorisation is not None:
@@ -86,7 +106,7 @@ def rehearse(
         with rooms.restored(
             chosen,
             one,
-            target=rooms.Target.parse(to, timeline=timeline),
+            target=target,
             workdir=workdir,
             clock=CLOCK,
             progress=bar,
@@ -96,10 +116,18 @@ def rehearse(
         ) as room:
             bar.step("counting rows")
             tables = {d: table_facts(room.dsn(d)) for d in databases(room.dsn())}
+            loose = []
+            if found is not None:
+                bar.step("holding rows against objects")
+                room.checks += consistency.checks(
+                    found.mark, room.recovered, tables, masked=wanted is not None
+                )
+                asked = dangling.parse(references) if references else dangling.answerable(found)
+                loose = dangling.of_point(chosen, found, room.dsn, asked, deep=deep)
             if held is not None:
                 bar.note(f"open for {hold}, masked: psql '{room.dsn()}'")
                 CLOCK.sleep(held)
-        sound = all(c.holds for c in room.checks)
+        sound = all(c.holds for c in room.checks) and all(d.holds for d in loose)
         if sound:
             status.restore_verified(
                 chosen.name,
@@ -112,7 +140,9 @@ def rehearse(
         {
             "repository": chosen.name,
             "snapshot": one.sequence,
-            "target": to,
+            "target": str(target),
+            "point": found.mark.name if found else None,
+            "references": loose,
             "took_s": room.took,
             "phases_s": room.phases,
             "recovered_lsn": room.recovered_lsn,
@@ -128,6 +158,7 @@ def rehearse(
                 f" {room.took.total_seconds():.1f} s, recovered to {room.recovered_lsn}"
             ),
             *(f"{c.name}: {_WORDS[c.passed]}: {c.detail}" for c in room.checks),
+            *(line for d in loose for line in dangling.told(d)),
             *(f"{d}.{t}: {f.rows} rows" for d, all_ in tables.items() for t, f in all_.items()),
         ],
     )
