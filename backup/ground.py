@@ -94,9 +94,7 @@ class Ground:
                 f"{self.target}: an interrupted restore of another snapshot lies there",
                 hint="go on with that one, or restore into a new directory",
             )
-        for name in os.listdir(self._stage):
-            if name != _MARK:
-                os.unlink(os.path.join(self._stage, name))
+        self._sweep()
         self.resumed = True
         self._sign(mark)
 
@@ -106,20 +104,23 @@ class Ground:
 
     def finish(self) -> None:
         """All that was asked for is there: the mark goes last."""
-        for name in sorted(os.listdir(self._stage), key=lambda n: n == _MARK):
-            os.unlink(os.path.join(self._stage, name))
+        self._sweep()
+        os.unlink(os.path.join(self._stage, _MARK))
         os.rmdir(self._stage)
 
     def give_up(self) -> None:
         """After an error. What is there stays, for after a disaster a part may be all there is; a target in
         which nothing was restored is left as it was found."""
         with suppress(OSError):
+            self._sweep()  # halves of files only fill a disk that is full
             if set(os.listdir(self._base)) <= {STAGE, b"lost+found"}:
                 self.finish()
 
-    def free_bytes(self) -> int:
-        found = os.statvfs(self._base)
-        return found.f_bavail * found.f_frsize
+    def _sweep(self) -> None:
+        """Everything in our folder but the mark."""
+        for name in os.listdir(self._stage):
+            if name != _MARK:
+                os.unlink(os.path.join(self._stage, name))
 
     def check(self, path: bytes) -> None:
         """Raises Damage for a name that a restore must not touch."""

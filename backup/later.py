@@ -4,6 +4,7 @@ and times. They wait in a file, so that a tree of millions of directories costs 
 
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,4 +38,6 @@ class Later:
             yield from tree.decode([self._file.readline()])
 
     def close(self) -> None:
-        self._file.close()
+        # What is still in the buffer is of a restore that is over: a full disk says no once more here.
+        with suppress(OSError):
+            self._file.close()

@@ -109,8 +109,7 @@ class Layer:
     def settle(self) -> None:
         """Everything that was added is laid, or told as lost."""
         self._next()
-        if self._driven is not None:
-            self._driven.result()
+        self._wait()
 
     def close(self) -> None:
         """Also in the middle: what is being written is finished, nothing more is begun."""
@@ -120,10 +119,14 @@ class Layer:
 
     def _next(self) -> None:
         """Plan the next stretch while this one is laid."""
-        if self._driven is not None:
-            self._driven.result()
+        self._wait()
         self._driven = self._drive.submit(self._lay, self._stretch)
         self._stretch = Stretch()
+
+    def _wait(self) -> None:
+        driven, self._driven = self._driven, None
+        if driven is not None:
+            driven.result()
 
     def _lay(self, stretch: Stretch) -> None:
         running: deque[Future[None]] = deque()
@@ -258,11 +261,11 @@ def whole(ground: Ground, reader: Reader, node: Node) -> bool:
         same = (
             stat.S_ISREG(now.st_mode) and now.st_size == node.size_bytes and _same(fd, reader, node)
         )
+        if same:
+            ground.dress(fd, node)
     finally:
         os.close(fd)
-    if same:
-        ground.dress(real, node)
-    else:
+    if not same:
         os.unlink(real)
     return same
 

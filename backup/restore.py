@@ -9,7 +9,6 @@ What was written was not read back from the disk, so the result is `restored`, n
 # ruff: noqa: PTH120
 
 import errno
-import hashlib
 import os
 import threading
 from collections import deque
@@ -17,16 +16,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from backup.ground import STAGE, UNFIT, Ground, told
+from backup.ground import STAGE, UNFIT, Ground, told, twice
 from backup.later import Later
 from backup.laying import OPENERS, Layer, whole
 from backup.reader import Reader
-from backup.repository import Repository
-from backup.snapshot import Content, Snapshot
+from backup.snapshot import Snapshot
+from backup.source import Entry, Source, View, entries, mark_of
 from backup.tree import OBJECTS, Node, Type
 from zaibei.kernel.errors import Damage, NoSpace, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -34,18 +32,11 @@ from zaibei.kernel.units import say_bytes
 
 LOST_MAX: Final = 100_000  # more than that is not a damaged snapshot but a lost one
 CHECKS_AHEAD: Final = 64  # of a resumed restore: files that are compared at once
-SIBLINGS_BACK: Final = 256  # snapshots in which another vault's copy of a run is looked for
-Entry = tuple[Reader, Node]
-View = Callable[[Callable[[], Iterator[Entry]]], Iterable[Entry]]
 Wanted = Callable[[bytes], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A snapshot, and the vault to read it from."""
-
-    reader: Reader
-    snapshot: Snapshot
+def everything(_: bytes) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +65,12 @@ def restore_files(
     target: Path,
     *,
     progress: Progress,
-    wanted: Wanted = lambda _: True,
+    wanted: Wanted = everything,
 ) -> Restored:
     """From one vault into an empty directory, all or an error. Raises NotEmpty, NoSpace, Damage. After an error
     the target holds whole files and no others; they are not cleaned away, because after a disaster a part
     may be all there is."""
-    done = restore([Source(reader, snapshot)], target, progress=progress, wanted=wanted)
+    done = restore([Source.of(reader, snapshot)], target, progress=progress, wanted=wanted)
     if done.lost:
         raise Damage(f"{len(done.lost)} files cannot be restored: {done.lost[0]}")
     return done
@@ -90,7 +81,7 @@ def restore(
     target: Path,
     *,
     progress: Progress,
-    wanted: Wanted = lambda _: True,
+    wanted: Wanted = everything,
     view: View | None = None,
     resume: bool = False,
 ) -> Restored:
@@ -101,6 +92,7 @@ def restore(
     with _disk(target):
         ground.begin(mark_of(content), resume=resume)
     run = _Run(sources, ground, wanted, view or _as_listed, progress)
+    run.total = content.size_bytes if wanted is everything and view is None else None
     try:
         with _disk(target, reached=run.reached):
             done = run.run()
@@ -113,40 +105,6 @@ def restore(
         raise
     finally:
         run.close()
-
-
-def mark_of(content: Content) -> str:
-    """Names a run, the same in every vault that holds it."""
-    what = (content.kind, content.label, content.host, content.started.isoformat(), content.entries)
-    return hashlib.sha256(repr(what).encode()).hexdigest()
-
-
-def sibling(repo: Repository, content: Content) -> Snapshot | None:
-    """The same run in another vault. None when that vault does not have it."""
-    for sequence in sorted(repo.sequences(), reverse=True)[:SIBLINGS_BACK]:
-        one = repo.snapshot(sequence)
-        if (
-            mark_of(one.content) == mark_of(content)
-            and one.content.size_bytes == content.size_bytes
-        ):
-            return one
-    return None
-
-
-def entries(sources: Sequence[Source], *, note: Callable[[str], None]) -> Iterator[Entry]:
-    """The listing; where a vault's is damaged, it goes on with the next vault's at the same entry."""
-    done = 0
-    for at, source in enumerate(sources):
-        try:
-            for node in islice(source.reader.nodes(source.snapshot), done, None):
-                done += 1
-                yield source.reader, node
-        except Damage as bad:
-            if at + 1 == len(sources):
-                raise
-            note(f"the listing from entry {done + 1} on: {bad.message}")
-        else:
-            return
 
 
 def _as_listed(listing: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
@@ -169,6 +127,7 @@ class _Run:
     )  # of hard links whose own is not wanted
     kept: int = 0
     kept_bytes: int = 0
+    total: int | None = None  # bytes, where all is wanted
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -178,7 +137,7 @@ class _Run:
     def run(self) -> Restored:
         first = self.sources[0]
         self.progress.step(
-            f"restoring snapshot {first.snapshot.sequence} of {first.reader.repository.name}"
+            f"restoring snapshot {first.snapshot.sequence} of {first.repository.name}"
         )
         for reader, node in self._needed(self.view(lambda: entries(self.sources, note=self._take))):
             self.layer.add(reader, node)
@@ -205,6 +164,8 @@ class _Run:
                 if not self.ground.resumed:
                     yield reader, node
                     continue
+                if any(other.path == node.path for _, _, other in checks):
+                    raise twice(node.path)
                 checks.append((pool.submit(whole, self.ground, reader, node), reader, node))
                 if len(checks) > CHECKS_AHEAD:
                     yield from self._checked(*checks.popleft())
@@ -262,7 +223,7 @@ class _Run:
         missing = dict(self.lost)
         if not missing:
             return
-        name = source.reader.repository.name
+        name = source.repository.name
         self.progress.step(f"taking {len(missing)} damaged files from {name}")
         self.lost.clear()
         tried: set[bytes] = set()
@@ -273,11 +234,14 @@ class _Run:
                     tried.add(node.path)
                     self.layer.add(reader, replace(node, hard=b""))
             self.layer.settle()
-        except Damage as bad:
+        except ZaibeiError as bad:
+            # The other vault has its own troubles: what it could not give stays lost, and is said.
             self.layer.settle()
             self.progress.note(f"{name}: {bad.message}")
         for path, was in missing.items():
-            if path in tried and path not in self.lost:
+            # A name that is there is a whole file: that, and not that nobody complained.
+            there = os.path.lexists(self.ground.real(path))
+            if path in tried and path not in self.lost and there:
                 self._take(f"{told(path)}, whole, from {name}: {was[1]}")
             else:
                 self.lost[path] = was
@@ -329,8 +293,7 @@ class _Run:
         self.progress.note(f"TAKEN FROM ELSEWHERE: {what}")
 
     def _done(self, size: int) -> None:
-        total = self.sources[0].snapshot.content.size_bytes
-        self.progress.done(size + self.kept_bytes, total, unit="B")
+        self.progress.done(size + self.kept_bytes, self.total, unit="B")
 
 
 @dataclass(slots=True)
@@ -346,7 +309,7 @@ def survey(
     sources: Sequence[Source],
     *,
     progress: Progress,
-    wanted: Wanted = lambda _: True,
+    wanted: Wanted = everything,
     view: View | None = None,
 ) -> Survey:
     found = Survey()

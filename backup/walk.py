@@ -68,8 +68,8 @@ class Rules:
         spec = GitIgnoreSpec.from_lines(kept) if kept else None
         return cls(kept, one_file_system, spec)
 
-    def leaves_out(self, below: bytes, *, directory: bool) -> bool:
-        """`below`: the path under the root; the root itself is never left out."""
+    def match(self, below: bytes, *, directory: bool) -> bool:
+        """`below`: the path under the root; the root itself is matched by nothing."""
         if self._spec is None or not below:
             return False
         return self._spec.match_file(os.fsdecode(below) + ("/" if directory else ""))
@@ -92,7 +92,7 @@ def walk(
         try:
             info = os.lstat(real)
             directory = stat.S_ISDIR(info.st_mode)
-            if rules.leaves_out(path[skip:], directory=directory):
+            if rules.match(path[skip:], directory=directory):
                 excluded()
                 continue
             device = info.st_dev if device is None else device
@@ -103,6 +103,18 @@ def walk(
                 waiting += [(os.path.join(real, b), path + b"/" + b) for b in below]
         except OSError as bad:
             problem(path, bad)
+
+
+def chosen(include: Rules, exclude: Rules) -> Callable[[bytes], bool]:
+    """What a restore wants: asked with a path as the listing has it, a directory's with a slash at its end."""
+
+    def wanted(path: bytes) -> bool:
+        directory = path.endswith(b"/")
+        below = path[:-1] if directory else path
+        asked = not include.lines or include.match(below, directory=directory)
+        return asked and not exclude.match(below, directory=directory)
+
+    return wanted
 
 
 def order(path: bytes) -> bytes:

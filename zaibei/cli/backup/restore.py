@@ -1,22 +1,32 @@
-"""`backup restore`: files back."""
+"""`backup restore`: files and objects back."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zaibei.cli.backup.shared import (
+    CLOCK,
     AsOf,
     Json,
     Password,
     Repo,
     Which,
+    answering,
     app,
-    opened,
+    moment,
     say,
     told,
 )
 from zaibei.cli.console import progress
+from zaibei.kernel.errors import Unreachable, Usage
+from zaibei.kernel.progress import Progress
+
+if TYPE_CHECKING:
+    from backup.repository import Repository
+    from backup.source import Source
 
 _RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets people in masked"
 
@@ -24,42 +34,178 @@ _RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets 
 @app.command()
 def restore(
     snapshot: Which,
-    target: Annotated[Path, typer.Option(help="An empty or new directory.")],
+    target: Annotated[Path | None, typer.Option(help="An empty or new directory.")] = None,
+    to_bucket: Annotated[
+        str | None, typer.Option(help="Objects into s3+https://HOST/BUCKET, or SITE/BUCKET; empty.")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only this, as in .gitignore; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not this, as in .gitignore; repeatable.")
+    ] = None,
+    versions_at: Annotated[
+        str | None,
+        typer.Option(help="Objects of a bucket as they were then: 2026-11-22T04:00:00Z."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted restore.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would come back.")
+    ] = False,
     repo: Repo = None,
     password_file: Password = None,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """Files back. A PostgreSQL snapshot comes back as a data directory; `rehearse` starts one."""
-    with told(), progress() as bar:
-        from backup.job import latest  # noqa: PLC0415
-        from backup.reader import Reader  # noqa: PLC0415
-        from backup.restore import restore_files  # noqa: PLC0415
+    """Files back. A PostgreSQL snapshot comes back as a data directory; `rehearse` starts one.
 
-        all_opened = opened(repo, password_file, as_of=as_of)
-        if snapshot == "latest":
-            chosen, one = latest(all_opened)
-        else:
-            chosen, one = all_opened[0], all_opened[0].find(snapshot)
-        with Reader(chosen) as reader:
-            done = restore_files(reader, one, target, progress=bar)
-    whole = one.content.complete
+    With several --repo, what is damaged in one is taken from another, named, and the command ends with 1."""
+    with told(), progress() as bar:
+        from backup.objects import as_files  # noqa: PLC0415
+        from backup.walk import Rules, chosen  # noqa: PLC0415
+
+        if (target is None) == (to_bucket is None) and not dry_run:
+            raise Usage("no target", hint="--target DIR or --to-bucket URL, one of them")
+        at = None if versions_at is None else moment(versions_at)
+        filters: dict[str, Any] = {}
+        if include or exclude:
+            filters["wanted"] = chosen(Rules.of(include or ()), Rules.of(exclude or ()))
+        able, unknown = answering(repo, password_file, as_of=as_of)
+        sources = _sources(able, unknown, snapshot)
+        one = sources[0].snapshot
+        content = one.content
+        of_bucket = content.kind == "bucket"
+        if not of_bucket and (to_bucket or at):
+            raise Usage(f"snapshot {one.sequence} is of {content.kind}, not of a bucket")
+        if of_bucket:
+            filters["view"] = as_files(at)
+        try:
+            if dry_run:
+                done = _survey(sources, bar, filters)
+            elif target is not None:
+                done = _to_directory(sources, target, bar, resume, filters)
+            else:
+                filters.pop("view")
+                done = _to_bucket(sources, to_bucket or "", bar, at, resume, filters)
+        finally:
+            for source in sources:
+                source.close()
+        if done.nothing and include:
+            raise Usage("nothing in the snapshot matches --include", hint="zaibei backup show")
+    doubts = [f"{u}: it may hold a newer snapshot" for u in unknown] if snapshot == "latest" else []
+    whole = content.complete and done.sound and not doubts
     say(
         json,
         {
-            "repository": chosen.name,
+            "repository": sources[0].repository.name,
             "snapshot": one.sequence,
-            "target": target,
+            "target": target or to_bucket,
             "complete": whole,
-            "files": done.files,
-            "size_bytes": done.size_bytes,
-            "problems": list(one.content.problems),
-            "personal_data": "plain" if one.content.kind == "postgres" else "unknown",
+            **done.fields,
+            "problems": list(content.problems),
+            "unknown": doubts,
+            "personal_data": "plain" if content.kind == "postgres" else "unknown",
         },
         [
-            f"restored snapshot {one.sequence} of {chosen.name}: {done.files} files",
-            *(f"NOT IN THE BACKUP: {p}" for p in one.content.problems),
-            *(_RAW for _ in range(one.content.kind == "postgres")),
+            f"snapshot {one.sequence} of {sources[0].repository.name}: {done.line}",
+            *(f"NOT SET: {u}" for u in done.fields.get("unset", ())),
+            *(f"TAKEN FROM ELSEWHERE: {t}" for t in done.fields.get("taken", ())),
+            *(f"LOST: {x}" for x in done.fields.get("lost", ())),
+            *(f"NOT IN THE BACKUP: {p}" for p in content.problems),
+            *(f"UNKNOWN: {d}" for d in doubts),
+            *(_RAW for _ in range(content.kind == "postgres")),
         ],
     )
     raise typer.Exit(0 if whole else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What became of one of the three ways, for people and for programs."""
+
+    sound: bool
+    nothing: bool
+    line: str
+    fields: dict[str, Any]
+
+
+def _survey(sources: "list[Source]", bar: Progress, filters: dict[str, Any]) -> _Done:
+    from backup.restore import survey  # noqa: PLC0415
+
+    found = survey(sources, progress=bar, **filters)
+    return _Done(
+        True,
+        not (found.files or found.others),
+        f"would restore {found.files} files, {found.size_bytes} bytes",
+        {"dry_run": True, "files": found.files, "size_bytes": found.size_bytes},
+    )
+
+
+def _to_directory(
+    sources: "list[Source]", target: Path, bar: Progress, resume: bool, filters: dict[str, Any]
+) -> _Done:
+    from backup.restore import restore  # noqa: PLC0415
+
+    done = restore(sources, target, progress=bar, resume=resume, **filters)
+    return _Done(
+        done.sound,
+        not (done.files or done.directories or done.links or done.special or done.lost),
+        f"restored {done.files} files",
+        {
+            "files": done.files,
+            "size_bytes": done.size_bytes,
+            "kept": done.kept,
+            "unset": list(done.unset),
+            "unset_count": done.unset_count,
+            "taken": list(done.taken),
+            "lost": list(done.lost),
+        },
+    )
+
+
+def _to_bucket(
+    sources: "list[Source]",
+    where: str,
+    bar: Progress,
+    at: datetime | None,
+    resume: bool,
+    filters: dict[str, Any],
+) -> _Done:
+    from backup.objects import send  # noqa: PLC0415
+    from backup.vaults import open_bucket  # noqa: PLC0415
+
+    store, _ = open_bucket(where)
+    sent = send(sources, store, clock=CLOCK, progress=bar, at=at, resume=resume, **filters)
+    return _Done(
+        sent.sound,
+        not (sent.objects or sent.lost),
+        f"sent {sent.objects} objects to {store.name}",
+        {
+            "objects": sent.objects,
+            "size_bytes": sent.size_bytes,
+            "kept": sent.there,
+            "taken": list(sent.taken),
+            "lost": list(sent.lost),
+        },
+    )
+
+
+def _sources(able: "list[Repository | None]", unknown: list[str], which: str) -> "list[Source]":
+    """The snapshot where it is asked for, then the other vaults. A number is the first vault's own."""
+    from backup.job import latest  # noqa: PLC0415
+    from backup.source import Source  # noqa: PLC0415
+
+    there = [r for r in able if r is not None]
+    if which == "latest":
+        chosen, one = latest(there)
+    elif able[0] is None:
+        raise Unreachable(
+            f"a number is the first vault's own, and it does not open: {unknown[0]}",
+            hint="name the vault that answers first, and a number from its list; or `latest`",
+        )
+    else:
+        chosen, one = able[0], able[0].find(which)
+    spares = [Source(r, like=one.content) for r in there if r is not chosen]
+    return [Source(chosen, snapshot=one), *spares]

@@ -91,13 +91,42 @@ def opened(
     from backup.repository import open_repository  # noqa: PLC0415
 
     _meanwhile("backup.reader")
-    found = places(urls, password_file, make=False)
-    if as_of is not None:
-        from infra.objectstore import asof  # noqa: PLC0415
-
-        at = moment(as_of)
-        found = [(asof.as_of(store, at), secret) for store, secret in found]
+    found = _as_of(places(urls, password_file, make=False), as_of)
     return [open_repository(store, secret, clock=CLOCK) for store, secret in found]
+
+
+def answering(
+    urls: list[str] | None, password_file: Path | None, *, as_of: str | None = None
+) -> "tuple[list[Repository | None], list[str]]":
+    """`opened`, with None for a vault that does not answer or does not open, and why: after a disaster one of
+    them is gone. Raises when none is left."""
+    from backup.errors import WrongKey  # noqa: PLC0415
+    from backup.repository import open_repository  # noqa: PLC0415
+
+    _meanwhile("backup.restore")
+    able: list[Repository | None] = []
+    lost: list[str] = []
+    for store, secret in _as_of(places(urls, password_file, make=False), as_of):
+        try:
+            able.append(open_repository(store, secret, clock=CLOCK))
+        except WrongKey:
+            raise
+        except ZaibeiError as bad:
+            able.append(None)
+            lost.append(f"{store.name}: {bad.message}")
+            why = bad
+    if not any(able):
+        raise why
+    return able, lost
+
+
+def _as_of(found: list[tuple[Any, str]], when: str | None) -> list[tuple[Any, str]]:
+    if when is None:
+        return found
+    from infra.objectstore import asof  # noqa: PLC0415
+
+    at = moment(when)
+    return [(asof.as_of(store, at), secret) for store, secret in found]
 
 
 def _meanwhile(*modules: str) -> None:
