@@ -9,7 +9,7 @@ would give away how much of the pack is padding.
 
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,9 @@ from zaibei.kernel.errors import Damage
 TRAILER_SLOT: Final = SLOT_MAX - 1
 FOOTER_SLOT: Final = SLOT_MAX
 FOOTER_BYTES: Final = 4 + TAG_BYTES
+TAIL_BYTES: Final = (
+    64 << 10
+)  # what is read of a pack's end to find its trailer; nearly always enough
 PACK_BYTES: Final = 8 << 20  # a pack is closed before it is larger; not part of the format
 _EARLY: Final = 3 / 4  # of that: from here on a pack is closed where its padding is small
 _PADDING_RATIO: Final = 0.004  # what is small
@@ -115,12 +118,28 @@ def open_blob(one: Seal, entry: Entry, sealed: bytes, keys: Keyring) -> bytes:
 
 def read_trailer(keys: Keyring, name: str, data: bytes) -> tuple[Entry, ...]:
     """The entries of a whole pack, from its own trailer. Raises Damage for any byte that is not as sealed."""
+    return fetch_trailer(keys, name, len(data), lambda start, size: data[start : start + size])
+
+
+def fetch_trailer(
+    keys: Keyring, name: str, size_bytes: int, read: Callable[[int, int], bytes]
+) -> tuple[Entry, ...]:
+    """The same, by reading only the header and the end. Ranges are round, so that a store that sees them
+    learns nothing about where the trailer begins and how much of it is padding."""
     try:
-        one = Seal.of(keys, Kind.PACK, "", data)
-        length = int.from_bytes(one.open(FOOTER_SLOT, data[-FOOTER_BYTES:]))
-        if not TAG_BYTES <= length <= len(data) - HEADER_BYTES - FOOTER_BYTES:
+        one = Seal.of(keys, Kind.PACK, "", read(0, HEADER_BYTES))
+        start = max(HEADER_BYTES, size_bytes - TAIL_BYTES)
+        tail = read(start, size_bytes - start)
+        if len(tail) < FOOTER_BYTES or len(tail) != size_bytes - start:
+            raise Damage("truncated")
+        length = int.from_bytes(one.open(FOOTER_SLOT, tail[-FOOTER_BYTES:]))
+        if not TAG_BYTES <= length <= size_bytes - HEADER_BYTES - FOOTER_BYTES:
             raise Damage("the footer is out of range")
-        listed = one.open(TRAILER_SLOT, data[-FOOTER_BYTES - length : -FOOTER_BYTES])
+        begin = size_bytes - FOOTER_BYTES - length
+        if begin < start:
+            start = max(HEADER_BYTES, begin - begin % TAIL_BYTES)
+            tail = read(start, size_bytes - start)
+        listed = one.open(TRAILER_SLOT, tail[begin - start : -FOOTER_BYTES])
         (count,) = _COUNT.unpack_from(listed)
         if _COUNT.size + count * _ENTRY.size > len(listed):
             raise Damage("the trailer counts more than it holds")

@@ -5,13 +5,10 @@ index is read, so everything that a listed snapshot needs is in the index that i
 """
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from backup import forgotten, recipients, signed, snapshot, unlock
@@ -19,7 +16,7 @@ from backup import keys as keying
 from backup.errors import NewerFormat, NotARepository
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
-from backup.pack import key_of, read_trailer
+from backup.pack import key_of
 from backup.recipients import Secret
 from backup.snapshot import Snapshot
 from backup.suite import suite
@@ -34,8 +31,6 @@ FORMAT: Final = 1
 CONFIG: Final = "config"
 ATTEMPTS: Final = 4
 _OBJECT_BYTES_MAX = 256 << 20
-_READERS: Final = 3  # of index segments
-_AHEAD: Final = 6
 T = TypeVar("T")
 
 
@@ -128,67 +123,25 @@ class Repository:
 
     def catalogue(self, *, without: frozenset[str] = frozenset()) -> "Catalogue":
         """Every index segment, read now, but for packs that are not to be relied on. The caller closes it."""
-        from backup.index import Catalogue  # noqa: PLC0415 - it takes as long to import as a key to derive
+        from backup import loading  # noqa: PLC0415 - it takes as long to import as a key to derive
 
-        return Catalogue().load(self.segments(), without=without)
+        return loading.catalogue(self, without=without)
 
     def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> "Iterator[Segment]":
         """Each index segment, a few read ahead. Without `damaged` the first bad one raises. One that is
         marked is no loss: others name what it names."""
-        from backup.index import SEGMENT_BYTES_MAX, read_segment  # noqa: PLC0415
+        from backup import loading  # noqa: PLC0415
 
-        def read(stat: Stat) -> "Segment":
-            if stat.size_bytes > SEGMENT_BYTES_MAX:
-                raise Damage(f"{self.name}: {stat.key} has {stat.size_bytes} bytes")
-            return read_segment(self.keys, stat.key.removeprefix("index/"), self.read(stat.key))
+        return loading.segments(self, damaged)
 
-        seen: set[str] = set()
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as pool:
-            for _ in range(ATTEMPTS):
-                waiting: deque[tuple[Stat, Future[Segment]]] = deque()
-                listed = iter([s for s in self.listed("index/") if s.key not in seen])
-                swept = False
-                while True:
-                    some = list(islice(listed, _AHEAD - len(waiting)))
-                    waiting += [(s, pool.submit(read, s)) for s in some]
-                    if not waiting:
-                        break
-                    stat, future = waiting.popleft()
-                    seen.add(stat.key)
-                    try:
-                        yield future.result()
-                    except Damage as bad:
-                        if self._swept(stat.key, bad):
-                            swept = True
-                        elif stat.key.removeprefix("index/") in self._retired():
-                            continue
-                        elif damaged is None:
-                            raise
-                        else:
-                            damaged(stat.key, bad)
-                if not swept:
-                    return
-                # What it named is named by a segment that was written before it was removed.
+    def rebuilt_catalogue(
+        self, damaged: Callable[[str, Damage], None] | None = None
+    ) -> "Catalogue":
+        """The same from the packs' own trailers, when segments are lost or damaged: two small reads a pack.
+        Without `damaged` the first pack that does not tell raises."""
+        from backup import loading  # noqa: PLC0415
 
-    def _swept(self, key: str, bad: Damage) -> bool:
-        """Whether a sweep took it away between our look at the list and the read."""
-        return isinstance(bad.__cause__, NotThere) and all(s.key != key for s in self.listed(key))
-
-    def _retired(self) -> frozenset[str]:
-        from backup import marks  # noqa: PLC0415 — marks stand on repositories
-
-        return marks.segments_of(marks.standing(self))
-
-    def rebuilt_catalogue(self) -> "Catalogue":
-        """The same from the packs' own trailers, when segments are lost or damaged."""
-        from backup.index import Catalogue  # noqa: PLC0415
-
-        held = Catalogue()
-        for stat in self.store.list("packs/"):
-            name = stat.key.rpartition("/")[2]
-            data = self.read(stat.key)
-            held.add(name, len(data), read_trailer(self.keys, name, data))
-        return held
+        return loading.rebuilt(self, damaged)
 
     def read_pack(self, name: str, size_bytes: int) -> bytes:
         if size_bytes > _OBJECT_BYTES_MAX:

@@ -4,15 +4,13 @@ read first, within a budget), `full` (every byte of every object). The fourth le
 """
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 
 from backup import forgotten, heads, listings, marks, runs, snapshot, wal
+from backup.ahead import ahead
 from backup.findings import Level, Report
 from backup.forgotten import Link, check_chain
 from backup.index import Catalogue
@@ -28,17 +26,13 @@ from zaibei.kernel.progress import Progress
 __all__ = ["Budget", "Level", "Report", "verify"]
 
 SHARE: Final = 0.1
-WORKERS: Final = 3
-_AHEAD: Final = 6  # packs in memory at most
-_RECORD_EVERY: Final = 64
+WORKERS: Final = 3  # twice as many packs are in memory at most
 _PACKS = "packs/"
 # What a repository may hold beside what is checked here by name.
 _KNOWN = (
     CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
     forgotten.PREFIX, marks.PREFIX, runs.PREFIX, "resealed/", wal.PREFIX,
 )  # fmt: skip
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +228,7 @@ def _contents(
             yield name, size
 
     progress.step(f"{repo.name}: reading packs")
-    for (name, size), done in _side_by_side(chosen(), lambda p: _pack(repo, held, *p)):
+    for (name, size), done in ahead(chosen(), lambda p: _pack(repo, held, *p), workers=WORKERS):
         sound = False
         with out.collecting(key_of(name), by_content=True):
             try:
@@ -271,20 +265,6 @@ def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
             for gap in wal.gaps(held):
                 with out.collecting(archive.prefix):
                     raise Damage(f"{repo.name}: system {system}: {gap}")
-            for item, done in _side_by_side(held if whole else [], archive.open):
+            for item, done in ahead(held if whole else [], archive.open, workers=WORKERS):
                 with out.collecting(item.key, by_content=True):
                     out.bytes_read += len(done.result())
-
-
-def _side_by_side(what: Iterable[T], work: Callable[[T], U]) -> Iterator[tuple[T, Future[U]]]:
-    """In order, a few at a time."""
-    waiting: deque[tuple[T, Future[U]]] = deque()
-    rest = iter(what)
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="verify") as pool:
-        while True:
-            waiting += [(w, pool.submit(work, w)) for w in islice(rest, _AHEAD - len(waiting))]
-            if not waiting:
-                return
-            one, done = waiting.popleft()
-            done.exception()  # waited for here, so that the others go on meanwhile
-            yield one, done

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,11 +20,16 @@ from backup.index import (
     read_segment,
     seal_segment,
 )
+from backup.job import run_files
 from backup.keys import Keyring
-from backup.pack import Entry
+from backup.pack import Builder, Entry, fetch_trailer, key_of
 from backup.reach import IdSet
+from backup.repository import Repository
 from backup.suite import suite
+from infra.objectstore.memory import MemoryStore
+from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Silent
 
 KEYS = Keyring.of_root(bytes(32), suite=suite("intl"), repository=bytes(16))
 # Few ids, and such that begin alike: real ones never do, and the table must be right all the same.
@@ -210,3 +216,47 @@ def _by_id(pack: Held) -> Held:
 
 def segment(held: list[Held]) -> Segment:
     return read_segment(KEYS, *encode_segment(KEYS, held))
+
+
+def test_an_index_is_rebuilt_from_the_ends_of_packs_and_names_those_that_do_not_tell(
+    repo: Repository, tmp_path: Path, clock: SimClock
+) -> None:
+    assert isinstance(repo.store, MemoryStore)
+    for n in range(3):
+        (tmp_path / f"f{n}").write_bytes(random.Random(n).randbytes(300_000))
+        run_files([tmp_path], [repo], clock, random.Random(n), Silent())
+    whole = repo.catalogue()
+    packs = list(whole.packs())
+    repo.store.log.clear()
+    again = repo.rebuilt_catalogue()
+    assert list(again.packs()) == packs
+    assert all(again.entries(n) == whole.entries(n) for n, _ in packs)
+
+    bad, _ = max(packs, key=lambda p: p[1])
+    data = repo.store.read(key_of(bad))
+    repo.store.corrupt(key_of(bad), data[:-1])
+    told: list[str] = []
+    rest = repo.rebuilt_catalogue(lambda key, why: told.append(f"{key}: {why}"))
+    assert [n for n, _ in rest.packs()] == [n for n, _ in packs if n != bad]
+    assert len(told) == 1
+    assert key_of(bad) in told[0]
+    with pytest.raises(Damage):
+        repo.rebuilt_catalogue()
+
+
+@given(st.integers(1, 300_000), st.integers(1, 200))
+@settings(max_examples=20, deadline=None)
+def test_a_trailer_of_any_length_is_found_by_its_end(blob_bytes: int, blobs: int) -> None:
+    rng = random.Random(blob_bytes * 1000 + blobs)
+    builder = Builder(blob.Kind.DATA)
+    for _ in range(blobs):
+        builder.add(rng.randbytes(32), Encoding.RAW, bytes(1 + blob_bytes // blobs), 1)
+    pack = builder.seal(KEYS, rng)
+    asked: list[tuple[int, int]] = []
+
+    def read(start: int, size: int) -> bytes:
+        asked.append((start, size))
+        return pack.data[start : start + size]
+
+    assert fetch_trailer(KEYS, pack.name, len(pack.data), read) == pack.entries
+    assert len(asked) <= 3

@@ -1,0 +1,72 @@
+"""The index as it is read from a vault: from its segments, or from the ends of the packs themselves."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from backup import marks
+from backup.ahead import ahead
+from backup.index import SEGMENT_BYTES_MAX, Catalogue, Segment, read_segment
+from backup.pack import Entry, fetch_trailer
+from backup.repository import ATTEMPTS, Repository, retry
+from infra.objectstore.contract import NotThere, Stat
+from zaibei.kernel.errors import Damage
+
+_READERS: Final = 3  # of segments
+_TRAILERS: Final = 8  # small reads: a store far away answers slowly, not little
+Damaged = Callable[[str, Damage], None]
+
+
+def catalogue(repo: Repository, *, without: frozenset[str]) -> Catalogue:
+    return Catalogue().load(segments(repo), without=without)
+
+
+def segments(repo: Repository, damaged: Damaged | None = None) -> Iterator[Segment]:
+    def read(stat: Stat) -> Segment:
+        if stat.size_bytes > SEGMENT_BYTES_MAX:
+            raise Damage(f"{repo.name}: {stat.key} has {stat.size_bytes} bytes")
+        return read_segment(repo.keys, stat.key.removeprefix("index/"), repo.read(stat.key))
+
+    seen: set[str] = set()
+    for _ in range(ATTEMPTS):
+        listed = [s for s in repo.listed("index/") if s.key not in seen]
+        swept = False
+        for stat, done in ahead(listed, read, workers=_READERS):
+            seen.add(stat.key)
+            try:
+                yield done.result()
+            except Damage as bad:
+                if _swept(repo, stat.key, bad):
+                    swept = True
+                elif stat.key.removeprefix("index/") in marks.segments_of(marks.standing(repo)):
+                    continue
+                elif damaged is None:
+                    raise
+                else:
+                    damaged(stat.key, bad)
+        if not swept:
+            return
+        # What it named is named by a segment that was written before it was removed.
+
+
+def rebuilt(repo: Repository, damaged: Damaged | None = None) -> Catalogue:
+    def read(stat: Stat) -> tuple[str, int, tuple[Entry, ...]]:
+        def part(start: int, length: int) -> bytes:
+            return retry(repo.clock, lambda: repo.store.read(stat.key, start=start, length=length))
+
+        name = stat.key.rpartition("/")[2]
+        return name, stat.size_bytes, fetch_trailer(repo.keys, name, stat.size_bytes, part)
+
+    held = Catalogue()
+    for stat, done in ahead(repo.store.list("packs/"), read, workers=_TRAILERS):
+        try:
+            held.add(*done.result())
+        except Damage as bad:
+            if damaged is None:
+                raise
+            damaged(stat.key, bad)
+    return held
+
+
+def _swept(repo: Repository, key: str, bad: Damage) -> bool:
+    """Whether a sweep took it away between our look at the list and the read."""
+    return isinstance(bad.__cause__, NotThere) and all(s.key != key for s in repo.listed(key))
