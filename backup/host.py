@@ -28,6 +28,7 @@ class HostKey:
     name: str
     repository: bytes
     suite: str
+    ids: str
     epoch: int
     signer: bytes
     box: bytes
@@ -42,6 +43,7 @@ class HostKey:
             name=name,
             repository=keys.repository,
             suite=keys.suite.name,
+            ids=keys.suite.ids,
             epoch=keys.epoch,
             signer=keys.public,
             box=keys.box,
@@ -61,6 +63,7 @@ class HostKey:
             "name": self.name,
             "repository": self.repository.hex(),
             "suite": self.suite,
+            "ids": self.ids,
             "epoch": self.epoch,
             "signer": self.signer.hex(),
             "box": self.box.hex(),
@@ -78,10 +81,11 @@ class HostKey:
             text = json.loads(file.read_text())
             if text["format"] != 1:
                 raise Usage(f"{file}: format {text['format']}", hint="use a newer zaibei")
-            suite(text["suite"])
+            chosen = suite(text["suite"], text.get("ids", ""))
             return cls(
                 name=str(text["name"]),
-                suite=str(text["suite"]),
+                suite=chosen.name,
+                ids=chosen.ids,
                 epoch=int(text["epoch"]),
                 **{
                     part: bytes.fromhex(text[part])
@@ -104,7 +108,7 @@ class HostRing(Keyring):
     @classmethod
     def of_host(cls, host: HostKey, *, authority: Authority) -> "HostRing":
         newest = authority.newest
-        chosen: Suite = suite(host.suite)
+        chosen: Suite = suite(host.suite, host.ids)
         return cls(
             suite=chosen,
             repository=host.repository,

@@ -19,7 +19,7 @@ from backup.keys import Kdf, Keyring
 from backup.pack import key_of
 from backup.recipients import Secret
 from backup.snapshot import Snapshot
-from backup.suite import suite
+from backup.suite import IDS_OF_NEW, suite
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage
@@ -40,6 +40,7 @@ class Config:
     suite: str
     signer: bytes
     created: str
+    ids: str = ""  # how the suite names blobs; "" for its first way
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ def create_repository(
             f"{store.name}: there is a repository already",
             hint="choose another prefix or directory",
         )
-    chosen = suite(suite_name)
+    chosen = suite(suite_name, IDS_OF_NEW.get(suite_name, ""))
     repository = secrets.token_bytes(keying.REPOSITORY_BYTES)
     root = keying.new_root()
     ring = Keyring.of_root(root, suite=chosen, repository=repository)
@@ -229,6 +230,7 @@ def create_repository(
         suite=chosen.name,
         signer=ring.public,
         created=clock.now().isoformat(),
+        ids=chosen.ids,
     )
     one = Repository(store, config, ring, clock)
     key = signed.sign("key", recipient, ring.signer)
@@ -243,6 +245,7 @@ def create_repository(
                 "suite": config.suite,
                 "signer": config.signer.hex(),
                 "created": config.created,
+                **({"ids": config.ids} if config.ids else {}),
             },
             ring.signer,
         ),
@@ -282,6 +285,7 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
             suite=body["suite"],
             signer=signer,
             created=body["created"],
+            ids=str(body.get("ids", "")),
         )
     except (KeyError, TypeError, ValueError) as bad:
         raise Damage(f"{store.name}: config lacks a field") from bad
@@ -290,7 +294,7 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
 def open_repository(store: ObjectStore, secret: Secret, *, clock: Clock) -> Repository:
     """With a passphrase or a private key. Raises WrongKey, Damage, NewerFormat, NotARepository."""
     config = read_config(store, clock=clock)
-    chosen = suite(config.suite)
+    chosen = suite(config.suite, config.ids)
     found = access(store, config, clock=clock)
     ring = unlock.keyring(Vault(store, clock), found, secret, suite=chosen)
     return Repository(store, config, ring, clock)
@@ -302,7 +306,7 @@ def access(store: ObjectStore, config: Config, *, clock: Clock) -> unlock.Access
         Vault(store, clock),
         signer=config.signer,
         repository=config.repository,
-        suite=suite(config.suite),
+        suite=suite(config.suite, config.ids),
     )
 
 

@@ -1,6 +1,7 @@
 """Which algorithms a repository is sealed with. A suite is chosen once, at `init`, and is in every AAD.
 
-`intl`: AES-256-GCM, keyed BLAKE2b-256 ids, HKDF-SHA-256, names by SHA-256 (checkable with sha256sum).
+`intl`: AES-256-GCM, keyed BLAKE3 ids (BLAKE2b-256 in the first repositories: `ids` in the config says which),
+HKDF-SHA-256, names by SHA-256 (checkable with sha256sum).
 `sm` 国密: SM4-GCM, HMAC-SM3 ids, HKDF-SM3, names by SM3 (checkable with `openssl dgst -sm3`).
 `sm` is a suite of algorithms, not a certified GM/T 0028 module; its signatures are Ed25519 and its
 passphrases Argon2id: there is no SM password hash. Its speed is libgcrypt's where that is installed, else
@@ -8,8 +9,9 @@ OpenSSL's; the bytes are the same.
 """
 
 import hashlib
-from typing import Protocol
+from typing import Final, Protocol
 
+from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -24,6 +26,7 @@ TAG_BYTES = 16
 NONCE_BYTES = 12
 ID_BYTES = 32
 MAC_KEY_BYTES = 32
+BLAKE3: Final = "blake3"
 
 
 class Aead(Protocol):
@@ -44,6 +47,10 @@ class Suite(Protocol):
 
     @property
     def code(self) -> int: ...
+
+    @property
+    def ids(self) -> str:
+        """How blobs are named, where a suite knows more than one way; "" for its first."""
 
     @property
     def key_bytes(self) -> int: ...
@@ -139,10 +146,15 @@ class Intl:
     code = 1
     key_bytes = 32
 
+    def __init__(self, ids: str = "") -> None:
+        self.ids = ids
+
     def aead(self, key: bytes) -> Aead:
         return _AesGcm(key)
 
     def mac(self, key: bytes, domain: bytes, data: bytes) -> bytes:
+        if self.ids == BLAKE3:
+            return blake3(domain.ljust(16, b"\0"), key=key).update(data).digest()
         return hashlib.blake2b(data, digest_size=ID_BYTES, key=key, person=domain).digest()
 
     def derive(self, secret: bytes, *, salt: bytes, info: bytes, length: int) -> bytes:
@@ -155,6 +167,7 @@ class Intl:
 class Sm:
     name = "sm"
     code = 2
+    ids = ""
     key_bytes = 16
 
     def __init__(self, engine: Engine | None = None) -> None:
@@ -180,13 +193,17 @@ class Sm:
         return self.engine.sm3(data).hex()
 
 
-SUITES: dict[str, Suite] = {s.name: s for s in (Intl(), Sm())}
+_ALL: Final[tuple[Suite, ...]] = (Intl(), Intl(BLAKE3), Sm())
+NAMES: Final = ("intl", "sm")
+IDS_OF_NEW: Final = {"intl": BLAKE3, "sm": ""}  # of repositories that are made from now on
 
 
-def suite(name: str) -> Suite:
-    try:
-        return SUITES[name]
-    except KeyError as unknown:
+def suite(name: str, ids: str = "") -> Suite:
+    for one in _ALL:
+        if (one.name, one.ids) == (name, ids):
+            return one
+    if name in NAMES:
         raise NewerFormat(
-            f"suite {name!r} is not known here", hint=f"known: {', '.join(SUITES)}"
-        ) from unknown
+            f"suite {name}: ids by {ids!r} are not known here", hint="use a newer zaibei"
+        )
+    raise NewerFormat(f"suite {name!r} is not known here", hint=f"known: {', '.join(NAMES)}")

@@ -15,7 +15,7 @@ from backup.job import run_files
 from backup.keys import Kdf, Keyring
 from backup.recipients import Identity
 from backup.repository import Repository, open_repository
-from backup.suite import SUITES, suite
+from backup.suite import NAMES, suite
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, Refused, Usage
@@ -23,7 +23,7 @@ from zaibei.kernel.progress import Silent
 
 FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
 PASSPHRASE = "correct horse"
-each_suite = pytest.mark.parametrize("name", sorted(SUITES))
+each_suite = pytest.mark.parametrize("name", sorted(NAMES))
 each_curve = pytest.mark.parametrize("curve", sorted(CURVES))
 
 

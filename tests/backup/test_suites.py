@@ -4,15 +4,18 @@ written with libgcrypt opens where there is none."""
 import hashlib
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
+from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup import gcrypt
 from backup.errors import NewerFormat
-from backup.suite import SUITES, Aead, Engine, OpenSsl, Sm, suite
+from backup.repository import Repository
+from backup.suite import BLAKE3, NAMES, Aead, Engine, OpenSsl, Sm, suite
 from zaibei.kernel.errors import Damage
 
 KEY = bytes.fromhex("0123456789abcdeffedcba9876543210")
@@ -142,7 +145,7 @@ def test_a_library_that_computes_something_else_is_not_used(libgcrypt: gcrypt.Gc
     assert gcrypt.why_not_trusted(Lying()) is not None
 
 
-@pytest.mark.parametrize("name", sorted(SUITES))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_derived_keys_differ_by_purpose_salt_and_secret(name: str) -> None:
     one = suite(name)
     derived = {
@@ -158,3 +161,28 @@ def test_an_unknown_suite_is_a_newer_format_and_names_the_known_ones() -> None:
     with pytest.raises(NewerFormat) as said:
         suite("post-quantum")
     assert "intl, sm" in str(said.value)
+
+
+def test_new_intl_repositories_name_blobs_by_blake3_and_old_ones_stay(
+    make: Callable[..., Repository],
+) -> None:
+    """BLAKE3's own keyed vector (its test_vectors.json, empty input) shows that it is BLAKE3."""
+    key = b"whats the Elvish word for friend"
+    assert blake3(b"", key=key).hexdigest() == (
+        "92b2b75604ed3c761f9d6f62392c8a9227ad0ea3f09573e783f1498a4ed60d26"
+    )
+    new, old = make(suite="intl").keys.suite, suite("intl")
+    assert (new.ids, old.ids, make(suite="sm").keys.suite.ids) == (BLAKE3, "", "")
+    assert (
+        new.mac(key, b"blob/data", b"x")
+        == blake3(b"blob/data".ljust(16, b"\0") + b"x", key=key).digest()
+    )
+    assert (
+        len({one.mac(key, d, b"x") for one in (new, old) for d in (b"blob/data", b"blob/tree")})
+        == 4
+    )
+
+
+def test_ids_of_a_later_zaibei_are_refused_by_name() -> None:
+    with pytest.raises(NewerFormat, match="kangaroo"):
+        suite("intl", "kangaroo")
