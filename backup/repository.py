@@ -235,22 +235,10 @@ def create_repository(
     one = Repository(store, config, ring, clock)
     key = signed.sign("key", recipient, ring.signer)
     one.create(f"keys/{chosen.digest(key)}", key, retain_until=retain_until)
-    one.create(
-        CONFIG,
-        signed.sign(
-            "config",
-            {
-                "format": FORMAT,
-                "repository": repository.hex(),
-                "suite": config.suite,
-                "signer": config.signer.hex(),
-                "created": config.created,
-                **({"ids": config.ids} if config.ids else {}),
-            },
-            ring.signer,
-        ),
-        retain_until=retain_until,
-    )
+    body = {"format": FORMAT, "repository": repository.hex(), "suite": config.suite}
+    body |= {"signer": config.signer.hex(), "created": config.created}
+    body |= {"ids": config.ids} if config.ids else {}
+    one.create(CONFIG, signed.sign("config", body, ring.signer), retain_until=retain_until)
     return one
 
 
