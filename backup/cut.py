@@ -49,7 +49,7 @@ class Content:
 
     seed: int
     least: int = 256 << 10
-    average: int = 1 << 20
+    average: int = 512 << 10
     most: int = 4 << 20
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ from zaibei.kernel.errors import ZaibeiError
 from zaibei.kernel.progress import Progress
 
 WORKERS_MAX: Final = 8
-IN_FLIGHT_BYTES: Final = 32 << 20
+IN_FLIGHT_BYTES: Final = 16 << 20
 ENTRIES_OPEN: Final = 1024
 SMALL_BYTES: Final = 128 << 10  # a piece below this waits for others
 BATCH_BYTES: Final = 512 << 10
@@ -108,7 +108,9 @@ class Fanout:
             one.pending.append(self._hand_over(piece))
             while len(one.pending) > PARTS_OPEN:
                 one.ids.append(self._result(*one.pending.popleft()))
-        one.node = replace(node, size_bytes=size + sum(length for _, length in node.holes))
+        size += sum(length for _, length in node.holes)
+        if size != node.size_bytes or node.blobs:
+            one.node = replace(node, size_bytes=size, blobs=())
         self._take(one)
         return one.node
 
@@ -203,10 +205,17 @@ class Fanout:
         """Write an entry's lines once its blobs have ids."""
         one.ids += [self._result(*part) for part in one.pending]
         for at in range(len(self._writers)):
-            ids = [i[at] for i in one.ids] if one.known is None else list(one.known[at])
-            if at in self._failed or None in ids:
+            if at in self._failed:
                 continue
-            node = replace(one.node, blobs=tuple(i for i in ids if i is not None))
+            node = one.node
+            if one.known is None:
+                ids = [i[at] for i in one.ids]
+                if None in ids:
+                    continue
+                if ids:
+                    node = replace(node, blobs=tuple(i for i in ids if i is not None))
+            elif node.blobs != one.known[at]:
+                node = replace(node, blobs=tuple(one.known[at]))
             for line in tree.encode(node):
                 self._lines[at].append(line)
                 self._line_bytes[at] += len(line)

@@ -168,7 +168,9 @@ def _add(run: _Run, entry: Entry) -> None:
 
 def _add_file(run: _Run, entry: Entry) -> None:
     if (known := run.parents.unchanged(entry.path, entry.info)) is not None:
-        node = replace(known[0], hard=_first_name(run, entry.path, entry.info))
+        node, first = known[0], _first_name(run, entry.path, entry.info)
+        if node.hard != first:
+            node = replace(node, hard=first)
         if run.out.reuse(node, [n.blobs for n in known]):
             run.skipped += 1
             _remember_name(run, entry.path, entry.info)

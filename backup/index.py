@@ -222,6 +222,12 @@ class Catalogue:
             found.setdefault(row[1], _entry(row))
         return [Place(*self._packs.name_and_size(n), e) for n, e in sorted(found.items())]
 
+    def home(self, id: bytes) -> tuple[str, int] | None:  # noqa: A002
+        """Name and size of the first pack that holds it: what each blob of an unchanged file is asked."""
+        rows = self._rows(id)
+        numbers = [rows[at + ID_BYTES : at + _KEY] for at in range(0, len(rows), _WIDTH)]
+        return self._packs.name_and_size(int.from_bytes(min(numbers))) if numbers else None
+
     def __contains__(self, id: bytes) -> bool:  # noqa: A002
         return bool(self._rows(id))
 

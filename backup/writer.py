@@ -82,11 +82,11 @@ class Writer:
         self._lease.run.beat()
         id_ = keys.blob_id(kind.domain, chunk.data)
         if not self.catalogue.claim(id_):
-            places = self.catalogue.places(id_)
+            home = self.catalogue.home(id_)
             with self._lock:
                 self._known += 1
-                if places and places[0].pack not in self._own:
-                    self._reused[places[0].pack] = places[0].pack_bytes
+                if home is not None and home[0] not in self._own:
+                    self._reused[home[0]] = home[1]
             return id_
         encoding, encoded = chunk.encoded()
         full: list[Builder] = []
@@ -107,12 +107,15 @@ class Writer:
     def holds(self, ids: Sequence[bytes]) -> bool:
         """Whether every one of these is in the vault already; then this run relies on it."""
         self._lease.run.beat()
-        found = [self.catalogue.places(id_) for id_ in ids]
-        if not all(found):
-            return False
+        homes: list[tuple[str, int]] = []
+        for id_ in ids:
+            home = self.catalogue.home(id_)
+            if home is None:
+                return False
+            homes.append(home)
         with self._lock:
             self._known += len(ids)
-            self._reused.update((places[0].pack, places[0].pack_bytes) for places in found)
+            self._reused.update(homes)
         return True
 
     def finish(self) -> Written:

@@ -208,3 +208,17 @@ def test_a_file_that_fails_in_the_middle_is_forgotten_and_its_neighbours_are_not
     with Reader(repo) as reader:
         got = {n.path: b"".join(reader.read_all(n.blobs)) for n in reader.nodes(outcome.snapshot)}
     assert got == {b"a": b"first", b"c": b"last"}
+
+
+def test_a_catalogue_says_the_home_of_a_blob_as_it_says_its_first_place(repo: Repository) -> None:
+    writer = Writer(repo, rng=random.Random(1), pack_bytes=4096)
+    ids = [writer.put(Chunk(random.Random(n).randbytes(900)), Kind.DATA) for n in range(20)]
+    writer.finish()
+    for catalogue in (writer.catalogue, repo.catalogue()):
+        for id_ in ids:
+            first = catalogue.places(id_)[0]
+            assert catalogue.home(id_) == (first.pack, first.pack_bytes)
+        assert catalogue.home(bytes(32)) is None
+    assert writer.holds(ids)
+    assert not writer.holds([*ids, bytes(32)])
+    writer.close()
