@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backup.errors import RolledBack
 from backup.repository import Repository
-from backup.snapshot import Snapshot, key_of
+from backup.snapshot import Snapshot
 from zaibei.kernel.state import state_dir, write_atomic
 
 
@@ -23,10 +23,17 @@ def _file(repo: Repository) -> Path:
 
 def remember(repo: Repository, newest: Snapshot) -> None:
     known = _known(repo)
-    if known is None or known[0] < newest.sequence:
+    if known is None or (known[0], known[2]) < (newest.sequence, repo.keys.epoch):
         write_atomic(
             _file(repo),
-            json.dumps({"vault": repo.name, "sequence": newest.sequence, "digest": newest.digest}),
+            json.dumps(
+                {
+                    "vault": repo.name,
+                    "sequence": newest.sequence,
+                    "digest": newest.digest,
+                    "epoch": repo.keys.epoch,
+                }
+            ),
             mode=0o600,
         )
 
@@ -36,7 +43,13 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
     known = _known(repo)
     if known is None:
         return
-    sequence, digest = known
+    sequence, digest, epoch = known
+    if repo.keys.epoch < epoch:
+        # Going on would seal new data under a root that was retired, maybe because it was stolen.
+        raise RolledBack(
+            f"{repo.name}: epoch {epoch} of the keys was there and is not any more",
+            hint="the vault was rolled back or withholds it: compare with the other vault",
+        )
     if sequence not in sequences:
         said = repo.forgotten().get(sequence)
         if said is not None and said.link.digest in (digest, None):
@@ -46,13 +59,14 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
             hint="the vault was rolled back or withholds it: compare with the other vault,"
             " and look at deleted versions before anything is written",
         )
-    if repo.keys.suite.digest(repo.read(key_of(sequence))) != digest:
+    if repo.link(sequence).digest != digest:
         raise RolledBack(f"{repo.name}: snapshot {sequence} is not the one that was written")
 
 
-def _known(repo: Repository) -> tuple[int, str] | None:
+def _known(repo: Repository) -> tuple[int, str, int] | None:
+    """Sequence, digest, epoch."""
     try:
         raw = json.loads(_file(repo).read_text())
-        return int(raw["sequence"]), str(raw["digest"])
+        return int(raw["sequence"]), str(raw["digest"]), int(raw.get("epoch", 1))
     except FileNotFoundError:
         return None

@@ -115,7 +115,7 @@ def _decode(keys: Keyring, name: str, data: bytes, since: datetime) -> Mark:
     if keys.suite.digest(data) != name:
         raise Damage(f"{what}: its bytes do not have its name")
     body, signature = signed.parse(data, what=what)
-    signed.check(_DOCUMENT, body, signature, keys.public, what=what)
+    keys.authority.check(_DOCUMENT, body, signature, key=what, digest=name)
     if body.get("format") != 1:
         raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
     if body.get("repository") != keys.repository.hex():

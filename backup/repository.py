@@ -7,31 +7,36 @@ index is read, so everything that a listed snapshot needs is in the index that i
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
-from backup import forgotten, recipients, signed, snapshot, unlock
+from backup import epochs, forgotten, recipients, signed, snapshot, unlock
 from backup import keys as keying
-from backup.errors import NewerFormat, NotARepository
+from backup.authority import FIRST_EPOCH
+from backup.errors import NewerFormat, NotARepository, Retired
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of
 from backup.recipients import Secret
+from backup.seal import Kind, open_whole
 from backup.snapshot import Snapshot
 from backup.suite import IDS_OF_NEW, suite
+from backup.vault import ATTEMPTS, Vault, retry
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage
+from zaibei.kernel.errors import Busy, Damage, Refused, Usage
+
+__all__ = [
+    "ATTEMPTS", "CONFIG", "Config", "Repository", "access", "create_repository", "open_repository", "read_config", "retry",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from backup.index import Catalogue, Segment
 
 FORMAT: Final = 1
 CONFIG: Final = "config"
-ATTEMPTS: Final = 4
 _OBJECT_BYTES_MAX = 256 << 20
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,18 +77,32 @@ class Repository:
             for stat in self.listed(forgotten.PREFIX)
         )
 
+    def present(self) -> list[int]:
+        """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew."""
+        return [snapshot.sequence_of(s.key) for s in self.named(snapshot.PREFIX)]
+
+    def named(self, prefix: str) -> list[Stat]:
+        """`listed`, where what was sealed anew stands for an original that is gone. In key order."""
+        found = {s.key: s for s in self.listed(prefix)}
+        for epoch in self._rotations():
+            again = snapshot.resealed_key(epoch, "")
+            for stat in self.listed(again + prefix):
+                key = stat.key.removeprefix(again)
+                found.setdefault(key, replace(stat, key=key))
+        return [found[key] for key in sorted(found)]
+
     def sequences(self) -> list[int]:
         """Those that are there and not forgotten."""
         # Before the statements: an object is removed long after its statement, so a hole seen here is
         # explained there.
-        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        present = self.present()
         gone = self.forgotten()
         return [s for s in present if s not in gone]
 
     def snapshots(self) -> list[Snapshot]:
         """All that are not forgotten, oldest first, each link of the chain checked. A hole is damage unless
         a statement explains it."""
-        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        present = self.present()
         gone = self.forgotten()
         held = {s: self.snapshot(s) for s in present if s not in gone}
         links = {s: f.link for s, f in gone.items()} | {s: o.link for s, o in held.items()}
@@ -91,16 +110,75 @@ class Repository:
         return [held[s] for s in sorted(held)]
 
     def snapshot(self, sequence: int) -> Snapshot:
-        return snapshot.decode(self.keys, self.read(snapshot.key_of(sequence)), sequence=sequence)
+        key = snapshot.key_of(sequence)
+        try:
+            return snapshot.decode(self.keys, self.read(key), sequence=sequence)
+        except Damage as bad:
+            again = self._again(sequence, bad)
+            if again is None:
+                raise
+            return again
+
+    def link(self, sequence: int) -> Link:
+        """What everybody may know of a snapshot, also who cannot open it."""
+        try:
+            data = self.read(snapshot.key_of(sequence))
+            body = snapshot.check_link(data, authority=self.keys.authority, sequence=sequence)
+        except Damage as bad:
+            again = self._again(sequence, bad)
+            if again is None:
+                raise
+            return again.link
+        return Link(
+            sequence=sequence, digest=self.keys.suite.digest(data), previous=body.get("previous")
+        )
+
+    def not_rotated(self) -> None:
+        """Raises Busy when the keys that were opened are not the newest any more."""
+        if len(self.listed(epochs.PREFIX)) >= self.keys.epoch:
+            raise Busy(
+                f"{self.name}: the keys were rotated meanwhile",
+                hint="run it again: what it wrote is found, not written twice",
+            )
+
+    def opened(self, kind: Kind, key: str) -> bytes:
+        """What was sealed whole under `key`, or once more after a rotation."""
+        try:
+            return open_whole(self.keys, kind, key, self.read(key))
+        except Damage as gone:
+            found = self._resealed(key) if isinstance(gone.__cause__, NotThere) else None
+            if found is None:
+                raise
+        return open_whole(self.keys, kind, snapshot.resealed_key(found[0], key), found[1])
+
+    def _again(self, sequence: int, bad: Damage) -> Snapshot | None:
+        # Flipped bits are not among these: a copy must not hide that the original is damaged.
+        if not (isinstance(bad, Retired) or isinstance(bad.__cause__, NotThere)):
+            return None
+        found = self._resealed(snapshot.key_of(sequence))
+        if found is None:
+            return None
+        return snapshot.decode_resealed(self.keys, found[1], epoch=found[0], sequence=sequence)
+
+    def _rotations(self) -> range:
+        """Epochs that may have sealed things anew, the newest first."""
+        return range(self.keys.epoch, FIRST_EPOCH, -1)
+
+    def _resealed(self, key: str) -> tuple[int, bytes] | None:
+        for epoch in self._rotations():
+            found = Vault(self.store, self.clock).find(snapshot.resealed_key(epoch, key))
+            if found is not None:
+                return epoch, found
+        return None
 
     def tip(self) -> Link | None:
         """The end of the chain, forgotten or not: what the next snapshot follows. Reads one snapshot."""
-        present = [snapshot.sequence_of(s.key) for s in self.listed(snapshot.PREFIX)]
+        present = self.present()
         gone = self.forgotten()
         newest = max((*present, *gone), default=None)
         if newest is None:
             return None
-        link = gone[newest].link if newest in gone else self.snapshot(newest).link
+        link = gone[newest].link if newest in gone else self.link(newest)
         if link.digest is None:
             raise Damage(
                 f"{self.name}: nobody knows what snapshot {newest} was", hint="backup repair"
@@ -296,49 +374,3 @@ def access(store: ObjectStore, config: Config, *, clock: Clock) -> unlock.Access
         repository=config.repository,
         suite=suite(config.suite, config.ids),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """A store that is asked again while it does not answer."""
-
-    store: ObjectStore
-    clock: Clock
-
-    @property
-    def name(self) -> str:
-        return self.store.name
-
-    def read(self, key: str) -> bytes:
-        """One object. What is named by something signed and is not there is damage, not an option."""
-        try:
-            return retry(self.clock, lambda: self.store.read(key))
-        except NotThere as gone:
-            raise Damage(f"{self.name}: {key} is not there") from gone
-
-    def listed(self, prefix: str) -> list[Stat]:
-        """All at once: for prefixes whose count is bounded by runs, not by data."""
-        return retry(self.clock, lambda: list(self.store.list(prefix)))
-
-
-def retry(clock: Clock, call: Callable[[], T]) -> T:
-    """A few tries while a store does not answer; the last Unreachable is the caller's."""
-    try:
-        return call()
-    except Unreachable as first:
-        import tenacity  # noqa: PLC0415 - nearly every run does without
-
-        failed = [first]
-
-        def again() -> T:
-            if failed:
-                raise failed.pop()
-            return call()
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Unreachable),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(multiplier=0.2, max=3),
-            sleep=lambda s: clock.sleep(timedelta(seconds=s)),
-            reraise=True,
-        )(again)

@@ -19,12 +19,14 @@ from backup.authority import Authority
 from backup.errors import NewerFormat
 from backup.forgotten import Link
 from backup.keys import Keyring
-from backup.seal import Kind, open_whole, seal_whole
+from backup.seal import Kind, epoch_of, open_whole, seal_whole
 from backup.suite import ID_BYTES
 from zaibei.kernel.errors import Damage
 
 PREFIX: Final = "snapshots/"
+RESEALED: Final = "resealed/"
 _DOCUMENT = "snapshot"
+_AGAIN = "resealed"
 FIRST: Final = 1
 
 
@@ -109,13 +111,80 @@ def check_link(data: bytes, *, authority: Authority, sequence: int) -> signed.Bo
 def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
     what = key_of(sequence)
     body = check_link(data, authority=keys.authority, sequence=sequence)
+    return Snapshot(
+        sequence=sequence,
+        digest=keys.suite.digest(data),
+        previous=body["previous"],
+        content=_parse(_opened(keys, what, body), what=what),
+    )
+
+
+def sealed_in(data: bytes, sequence: int) -> int:
+    """The epoch whose root opens it."""
+    body, _ = signed.parse(data, what=key_of(sequence))
+    try:
+        return epoch_of(base64.b64decode(body["sealed"], validate=True))
+    except (KeyError, TypeError, ValueError) as bad:
+        raise Damage(f"{key_of(sequence)}: {bad}") from bad
+
+
+def resealed_key(epoch: int, key: str) -> str:
+    """Where the contents of `key`, a snapshot or WAL, are sealed once more under a later root."""
+    return f"{RESEALED}{epoch:010d}/{key}"
+
+
+def reseal(keys: Keyring, data: bytes, *, sequence: int) -> bytes:
+    """The same contents under the newest root. The digest of the original is in it, so that the chain can be
+    checked without the original."""
+    key = key_of(sequence)
+    body, _ = signed.parse(data, what=key)
+    name = resealed_key(keys.epoch, key)
+    sealed = seal_whole(keys, Kind.SNAPSHOT, name, _opened(keys, key, body))
+    again: signed.Body = {
+        "format": 1,
+        "repository": keys.repository.hex(),
+        "sequence": sequence,
+        "previous": body["previous"],
+        "epoch": keys.epoch,
+        "digest": keys.suite.digest(data),
+        "sealed": base64.b64encode(sealed).decode(),
+    }
+    return signed.sign(_AGAIN, again, keys.signer)
+
+
+def decode_resealed(keys: Keyring, data: bytes, *, epoch: int, sequence: int) -> Snapshot:
+    """The snapshot as its original was."""
+    what = resealed_key(epoch, key_of(sequence))
+    body, signature = signed.parse(data, what=what)
+    keys.authority.check_snapshot(_AGAIN, body, signature, sequence=sequence, what=what)
+    if body.get("format") != 1:
+        raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
+    place = (keys.repository.hex(), epoch, sequence)
+    if (body.get("repository"), body.get("epoch"), body.get("sequence")) != place:
+        raise Damage(f"{what}: a snapshot of another repository or place")
+    try:
+        digest, previous = str(body["digest"]), body["previous"]
+    except KeyError as bad:
+        raise Damage(f"{what}: {bad}") from bad
+    content = _parse(_opened(keys, what, body), what=what)
+    return Snapshot(sequence=sequence, digest=digest, previous=previous, content=content)
+
+
+def _opened(keys: Keyring, what: str, body: signed.Body) -> bytes:
     try:
         sealed = base64.b64decode(body["sealed"], validate=True)
-        text = json.loads(open_whole(keys, Kind.SNAPSHOT, what, sealed))
+    except (KeyError, TypeError, ValueError) as bad:
+        raise Damage(f"{what}: {bad}") from bad
+    return open_whole(keys, Kind.SNAPSHOT, what, sealed)
+
+
+def _parse(plain: bytes, *, what: str) -> Content:
+    try:
+        text = json.loads(plain)
         tree = base64.b64decode(text.pop("tree"), validate=True)
         if len(tree) % ID_BYTES:
             raise Damage(f"{what}: its listing is cut short")
-        content = Content(
+        return Content(
             **{
                 **text,
                 "started": datetime.fromisoformat(text["started"]).astimezone(UTC),
@@ -126,9 +195,3 @@ def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as bad:
         raise Damage(f"{what}: {bad}") from bad
-    return Snapshot(
-        sequence=sequence,
-        digest=keys.suite.digest(data),
-        previous=body["previous"],
-        content=content,
-    )

@@ -114,7 +114,7 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     links: dict[int, Link] = {}
     sequences: list[int] = []
     with out.collecting(snapshot.PREFIX):
-        sequences = [snapshot.sequence_of(s.key) for s in repo.listed(snapshot.PREFIX)]
+        sequences = repo.present()
     gone: set[int] = set()
     with out.collecting(forgotten.PREFIX):
         told = repo.forgotten()

@@ -24,7 +24,7 @@ from typing import Final
 from backup import blob
 from backup.pack import padme
 from backup.repository import Repository, retry
-from backup.seal import Kind, open_whole, seal_whole
+from backup.seal import Kind, seal_whole
 from infra.objectstore.contract import AlreadyThere
 from zaibei.kernel.errors import Damage, Usage
 
@@ -148,7 +148,7 @@ def missing(items: Iterable[Item], *, timeline: int, start: int, stop: int) -> l
 
 def systems(repo: Repository) -> list[int]:
     """The clusters whose WAL is there. Raises Damage for a name that is not of an archive."""
-    return sorted({int(_parsed(repo, stat.key)["system"]) for stat in repo.listed(PREFIX)})
+    return sorted({int(_parsed(repo, stat.key)["system"]) for stat in repo.named(PREFIX)})
 
 
 def _parsed(repo: Repository, key: str) -> re.Match[str]:
@@ -172,7 +172,7 @@ class Archive:
     def items(self) -> list[Item]:
         """In name order. Raises Damage for a name that is not of an archive."""
         out = []
-        for stat in self.repository.listed(self.prefix):
+        for stat in self.repository.named(self.prefix):
             found = _parsed(self.repository, stat.key)
             timeline = int(found["timeline"], 16)
             out.append(
@@ -219,7 +219,7 @@ class Archive:
 
     def read(self, item: Item) -> tuple[int, bytes]:
         """Offset in its segment, and bytes."""
-        plain = open_whole(self.repository.keys, Kind.WAL, item.key, self.repository.read(item.key))
+        plain = self.repository.opened(Kind.WAL, item.key)
         try:
             encoding, offset, raw, stored = _PAYLOAD.unpack_from(plain)
         except struct.error as bad:

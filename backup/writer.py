@@ -166,9 +166,18 @@ class Writer:
             )
             relied = self._own | self._reused.keys()
             self._lease.may_commit(relied)
+            repo.not_rotated()
             if repo.won(snapshot.key_of(sequence), data, retain_until=self._retain):
+                # Again: of two that happen at once, a rotation may have looked before we wrote, and then
+                # nobody believes the old keys any more.
+                repo.not_rotated()
                 self._lease.committed(sequence, relied)
-                return snapshot.decode(repo.keys, data, sequence=sequence)
+                return Snapshot(
+                    sequence=sequence,
+                    digest=repo.keys.suite.digest(data),
+                    previous=tip.digest if tip else None,
+                    content=content,
+                )
         raise Busy(f"{repo.name}: {_COMMIT_ATTEMPTS} other writers committed first")
 
     def close(self) -> None:

@@ -1,0 +1,250 @@
+"""The past under the newest root: whatever an older one opens is sealed once more, and then marked as not needed.
+
+May die at any call and be asked again. The ledger of what is done is the vault itself: what `resealed/` and new
+packs hold is done, the rest is not (`progress_of`). Nothing is removed here.
+"""
+
+import random
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backup import marks, snapshot, wal
+from backup.authority import FIRST_EPOCH
+from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
+from backup.keys import Keyring
+from backup.pack import Builder, key_of, open_blob, read_trailer
+from backup.repository import Repository, retry
+from backup.runs import Run
+from backup.seal import HEADER_BYTES, Kind, Seal, epoch_of, seal_whole
+from infra.objectstore.contract import NotThere, Stat
+from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Progress
+
+
+@dataclass(slots=True, kw_only=True)
+class Anew:
+    """What one run of `seal_anew` did, and what is left. `problems`: objects that could not be read."""
+
+    snapshots: int = 0
+    wal: int = 0
+    packs: int = 0
+    size_bytes: int = 0
+    left: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return self.left == 0 and not self.problems
+
+
+def seal_anew(
+    repo: Repository,
+    progress: Progress,
+    *,
+    rng: random.Random | None = None,
+    packs_max: int | None = None,
+) -> Anew:
+    """Everything that is sealed under an older root, sealed once more under the newest. Safe to repeat: what is
+    done is not done again. `packs_max`: stop after so many."""
+    out = Anew()
+    if repo.keys.epoch == FIRST_EPOCH:
+        return out
+    progress.step(f"{repo.name}: snapshots and log")
+    _snapshots(repo, out)
+    _log(repo, out)
+    progress.step(f"{repo.name}: packs")
+    # A run like others: nobody takes what it uploads for the rest of a dead one.
+    run = Run.begin(repo)
+    try:
+        _packs(repo, out, progress, run, rng=rng or secrets.SystemRandom(), packs_max=packs_max)
+        if out.done:
+            _retire(repo)
+    finally:
+        run.end()
+    return out
+
+
+def progress_of(repo: Repository) -> Anew:
+    """What is left, without doing it: the ledger, read from the vault."""
+    out = Anew()
+    if repo.keys.epoch > FIRST_EPOCH:
+        out.left += len(_snapshots_left(repo))
+        out.left += sum(1 for _ in _log_left(repo))
+        with closing(repo.catalogue()) as held:
+            fresh, old = _by_epoch(repo, held, out)
+            out.left += sum(1 for name in old if _lacking(held, name, fresh))
+    return out
+
+
+def put_snapshot(repo: Repository, sequence: int, data: bytes) -> None:
+    key = snapshot.key_of(sequence)
+    until = retry(repo.clock, lambda: repo.store.stat(key)).retain_until
+    again = snapshot.reseal(repo.keys, data, sequence=sequence)
+    # Two runs seal with different salts: whoever was first is right.
+    repo.won(snapshot.resealed_key(repo.keys.epoch, key), again, retain_until=until)
+
+
+def _snapshots_left(repo: Repository) -> list[int]:
+    prefix = snapshot.resealed_key(repo.keys.epoch, "")
+    done = {s.key.removeprefix(prefix) for s in repo.listed(prefix + snapshot.PREFIX)}
+    gone = repo.forgotten()
+    return [
+        s
+        for s in repo.present()
+        if s not in gone and snapshot.key_of(s) not in done and _sealed_before(repo, s)
+    ]
+
+
+def _sealed_before(repo: Repository, sequence: int) -> bool:
+    return snapshot.sealed_in(repo.read(snapshot.key_of(sequence)), sequence) < repo.keys.epoch
+
+
+def _snapshots(repo: Repository, out: Anew) -> None:
+    for sequence in _snapshots_left(repo):
+        try:
+            data = repo.read(snapshot.key_of(sequence))
+            snapshot.decode(repo.keys, data, sequence=sequence)
+            put_snapshot(repo, sequence, data)
+            out.snapshots += 1
+        except Damage as bad:
+            out.problems.append(bad.message)
+
+
+def _log_left(repo: Repository) -> Iterator[Stat]:
+    prefix = snapshot.resealed_key(repo.keys.epoch, "")
+    done = {s.key.removeprefix(prefix) for s in repo.listed(prefix + wal.PREFIX)}
+    for stat in repo.listed(wal.PREFIX):
+        if stat.key not in done and epoch_of(_head(repo, stat.key)) < repo.keys.epoch:
+            yield stat
+
+
+def _log(repo: Repository, out: Anew) -> None:
+    for stat in _log_left(repo):
+        try:
+            plain = repo.opened(Kind.WAL, stat.key)
+        except Damage as bad:
+            out.problems.append(bad.message)
+            continue
+        name = snapshot.resealed_key(repo.keys.epoch, stat.key)
+        sealed = seal_whole(repo.keys, Kind.WAL, name, plain)
+        repo.won(name, sealed, retain_until=stat.retain_until)
+        out.wal += 1
+
+
+def _packs(
+    repo: Repository,
+    out: Anew,
+    progress: Progress,
+    run: Run,
+    *,
+    rng: random.Random,
+    packs_max: int | None,
+) -> None:
+    with closing(repo.catalogue()) as held:
+        fresh, old = _by_epoch(repo, held, out)
+        waiting: list[Held] = []
+        until: datetime | None = None
+        todo = [name for name in old if _lacking(held, name, fresh)]
+        for at, name in enumerate(todo):
+            if packs_max is not None and at >= packs_max:
+                out.left = len(todo) - at
+                break
+            try:
+                data = repo.read(key_of(name))
+                builder = _again(repo.keys, name, data, _lacking(held, name, fresh))
+            except Damage as bad:
+                out.problems.append(bad.message)
+                continue
+            locked = retry(repo.clock, lambda name=name: repo.store.stat(key_of(name))).retain_until  # type: ignore[misc]
+            pack = builder.seal(repo.keys, rng)
+            repo.create(key_of(pack.name), pack.data, retain_until=locked)
+            held.add(pack.name, len(pack.data), pack.entries)
+            fresh.add(pack.name)
+            waiting.append(Held(pack.name, len(pack.data), pack.entries))
+            until = max((t for t in (until, locked) if t is not None), default=None)
+            run.beat()
+            out.packs += 1
+            out.size_bytes += len(pack.data)
+            if len(waiting) >= SEGMENT_PACKS:
+                _index(repo, waiting, until)
+                waiting, until = [], None
+            progress.done(at + 1, len(todo), unit="packs")
+        _index(repo, waiting, until)
+
+
+def _retire(repo: Repository) -> None:
+    """What is sealed under older roots is not needed any more; the garbage collection may have it."""
+    standing = marks.standing(repo)
+    with closing(repo.catalogue(without=marks.packs_of(standing))) as held:
+        _, old = _by_epoch(repo, held, Anew())
+    segments = [
+        s.key.removeprefix("index/")
+        for s in repo.listed("index/")
+        if epoch_of(_head(repo, s.key)) < repo.keys.epoch
+    ]
+    fresh = set(segments) - marks.segments_of(standing)
+    if old or fresh:
+        marks.write(
+            repo,
+            packs=old,
+            segments=sorted(fresh),
+            observed=repo.sequences(),
+            why=f"sealed anew in epoch {repo.keys.epoch}",
+        )
+
+
+def _by_epoch(repo: Repository, held: Catalogue, out: Anew) -> tuple[set[str], list[str]]:
+    """Packs of the newest epoch, and the others. What is marked may be gone, and nobody needs it."""
+    fresh, old = set[str](), list[str]()
+    marked = marks.packs_of(marks.standing(repo))
+    for name, _ in held.packs():
+        if name in marked:
+            continue
+        try:
+            newest = epoch_of(_head(repo, key_of(name))) == repo.keys.epoch
+        except Damage as bad:
+            out.problems.append(f"{repo.name}: pack {name}: {bad.message}")
+            continue
+        if newest:
+            fresh.add(name)
+        else:
+            old.append(name)
+    return fresh, old
+
+
+def _lacking(held: Catalogue, name: str, fresh: set[str]) -> set[bytes]:
+    """Blobs of the pack that no pack of the newest epoch holds."""
+    return {e.id for e in held.entries(name) if not any(p.pack in fresh for p in held.places(e.id))}
+
+
+def _again(keys: Keyring, name: str, data: bytes, wanted: set[bytes]) -> Builder:
+    """Opened and checked: a blob that is not whole is not carried on under a good seal."""
+    if keys.suite.digest(data) != name:
+        raise Damage(f"pack {name}: its bytes do not have its name")
+    entries = [e for e in read_trailer(keys, name, data) if e.id in wanted]
+    if {e.id for e in entries} != wanted:
+        raise Damage(f"pack {name}: index and trailer differ")
+    one = Seal.of(keys, Kind.PACK, "", data)
+    builder = Builder(entries[0].kind)
+    for e in entries:
+        sealed = data[e.offset : e.offset + e.stored_bytes]
+        open_blob(one, e, sealed, keys)
+        builder.add(e.id, e.encoding, one.open(e.slot, sealed), e.raw_bytes)
+    return builder
+
+
+def _index(repo: Repository, packs: Sequence[Held], until: datetime | None) -> None:
+    if packs:
+        name, sealed = encode_segment(repo.keys, packs)
+        repo.create(f"index/{name}", sealed, retain_until=until)
+
+
+def _head(repo: Repository, key: str) -> bytes:
+    """A header, not the object: a vault has many packs."""
+    try:
+        return retry(repo.clock, lambda: repo.store.read(key, start=0, length=HEADER_BYTES))
+    except NotThere as gone:
+        raise Damage(f"{repo.name}: {key} is not there") from gone

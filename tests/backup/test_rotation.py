@@ -1,0 +1,344 @@
+"""A new root at any moment: who comes along, what the old keys may still say, and a death at every call."""
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from backup import anew, gc, membership, recipients, rotation, signed, snapshot
+from backup.errors import Incomplete, Retired, RolledBack, WrongKey
+from backup.forget import forget
+from backup.job import run_files
+from backup.keys import Kdf
+from backup.reader import Reader
+from backup.recipients import Identity
+from backup.repository import Repository, create_repository, open_repository
+from backup.restore import restore_files
+from backup.seal import epoch_of
+from backup.sweep import sweep
+from backup.verify import Level, verify
+from backup.wal import Archive
+from infra.objectstore.contract import Stat
+from infra.objectstore.directory import DirectoryStore
+from infra.objectstore.memory import MemoryStore
+from zaibei.kernel.clock import SimClock
+from zaibei.kernel.errors import Busy, Refused
+from zaibei.kernel.progress import Silent
+
+FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
+PASSPHRASE = "correct horse"
+GOLDEN = Path(__file__).parent.parent / "golden" / "repository" / "v1"
+EVERY_DEATH = bool(os.environ.get("ZAIBEI_EVERY_DEATH"))  # else one in five, for the daily run
+each_suite = pytest.mark.parametrize("suite", ["intl", "sm"])
+
+
+class Died(BaseException):
+    """The process ends here: nothing catches it."""
+
+
+class Mortal:
+    """A store whose caller dies at its `last` call, before or after the call took effect."""
+
+    def __init__(self, inner: MemoryStore, last: int, *, after: bool) -> None:
+        self._inner, self._left, self._after = inner, last, after
+        self.name = inner.name
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        do = getattr(self._inner, name)
+
+        def call(*args: object, **more: object) -> object:
+            self._left -= 1
+            if self._left < 0 or (self._left == 0 and not self._after):
+                raise Died
+            found = do(*args, **more)
+            if self._left == 0:
+                raise Died
+            return found
+
+        return call
+
+
+def contents(base: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(base)): p.read_bytes() for p in base.rglob("*") if p.is_file()}
+
+
+def read_back(repo: Repository, sequence: int, target: Path) -> dict[str, bytes]:
+    shutil.rmtree(target, ignore_errors=True)
+    with Reader(repo) as reader:
+        restore_files(reader, repo.snapshot(sequence), target, progress=Silent())
+    return contents(target / "source")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    base = tmp_path / "source"
+    base.mkdir()
+    for n in range(4):
+        (base / f"f{n}").write_bytes(random.Random(n).randbytes(3000 + n))
+    return base
+
+
+def back_up(repo: Repository, source: Path, seed: int = 1) -> None:
+    assert run_files([source], [repo], repo.clock, random.Random(seed), Silent()).complete
+
+
+def sound(repo: Repository) -> list[str]:
+    return verify(repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage
+
+
+@each_suite
+def test_a_rotation_brings_everybody_and_everything_along(
+    make: Callable[..., Repository], clock: SimClock, source: Path, tmp_path: Path, suite: str
+) -> None:
+    repo = make(suite=suite)
+    mine = Identity.new("x25519")
+    membership.add_key(repo, curve="x25519", public=mine.public, name="li")
+    back_up(repo, source)
+    first = contents(source)
+    archive = Archive(repo, 1)
+    archive.put(b"log" * 100, epoch=1, timeline=1, segment=3)
+
+    begun = rotation.begin(repo, why="the laptop was stolen")
+    assert (begun.epoch, begun.carried, begun.dropped) == (2, 2, ())
+    for secret in (PASSPHRASE, mine):
+        opened = open_repository(repo.store, secret, clock=clock)
+        assert opened.keys.epoch == 2
+        assert read_back(opened, 1, tmp_path / "t") == first
+
+    (source / "new").write_bytes(b"new" * 1000)
+    back_up(opened, source, seed=2)
+    assert anew.progress_of(opened).left > 0
+    done = anew.seal_anew(opened, Silent(), rng=random.Random(3))
+    assert done.done
+    assert (done.snapshots, done.wal) == (1, 1)
+    assert done.packs >= 1
+    assert anew.progress_of(opened).left == 0
+    again = anew.seal_anew(opened, Silent(), rng=random.Random(3))
+    assert (again.snapshots, again.wal, again.packs, again.left) == (0, 0, 0, 0)
+
+    assert sound(opened) == []
+    assert read_back(opened, 1, tmp_path / "t") == first
+    assert read_back(opened, 2, tmp_path / "t") == contents(source)
+    clock.sleep(timedelta(hours=25))
+    back_up(opened, source, seed=4)
+    assert sweep(opened, repo.store, Silent()).complete
+    for prefix in ("packs/", "index/"):
+        for stat in repo.store.list(prefix):
+            assert epoch_of(repo.store.read(stat.key)) == 2, "nothing of the old epoch is left"
+    assert sound(opened) == []
+    assert read_back(opened, 1, tmp_path / "t") == first
+
+
+@each_suite
+def test_with_the_originals_gone_the_new_seals_are_enough(
+    make: Callable[..., Repository], clock: SimClock, source: Path, tmp_path: Path, suite: str
+) -> None:
+    repo = make(suite=suite)
+    back_up(repo, source)
+    archive = Archive(repo, 1)
+    item = archive.put(b"log" * 100, epoch=1, timeline=1, segment=3)
+    opened = rotation.begin(repo, why="test").repository
+    assert anew.seal_anew(opened, Silent()).done
+    digest = repo.snapshot(1).digest
+    for key in (snapshot.key_of(1), item.key):
+        repo.store.remove(key)
+
+    back_up(opened, source)
+    assert opened.snapshot(1).digest == digest
+    assert [s.sequence for s in opened.snapshots()] == [1, 2]
+    (held,) = Archive(opened, 1).items()
+    assert Archive(opened, 1).open(held) == b"log" * 100
+    assert read_back(opened, 1, tmp_path / "t") == contents(source)
+    third = rotation.begin(opened, why="again").repository
+    assert third.keys.epoch == 3
+    assert third.snapshot(1).digest == digest
+    assert read_back(third, 1, tmp_path / "t") == contents(source)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_death_at_any_call_of_a_rotation_loses_nothing_and_it_goes_on(
+    source: Path, tmp_path: Path, clock: SimClock, after: bool
+) -> None:
+    truth = contents(source)
+    deaths = 0
+    for last in range(2 if after else 1, 300, 1 if EVERY_DEATH else 5):
+        inner = MemoryStore(clock=clock, name=f"v{last}")
+        whole = create_repository(inner, PASSPHRASE, clock=clock, kdf=FAST)
+        back_up(whole, source)
+        Archive(whole, 1).put(b"log" * 100, epoch=1, timeline=1, segment=3)
+        mortal = Mortal(inner, last, after=after)
+        try:
+            dying = replace(whole, store=mortal)  # type: ignore[arg-type]
+            begun = rotation.begin(dying, why="test")
+            anew.seal_anew(begun.repository, Silent(), rng=random.Random(2))
+            survived = True
+        except Died:
+            survived = False
+            deaths += 1
+
+        opened = open_repository(inner, PASSPHRASE, clock=clock)
+        assert read_back(opened, 1, tmp_path / "t") == truth, f"death at call {last}"
+        if opened.keys.epoch == 1:
+            opened = rotation.begin(opened, why="again").repository
+        assert opened.keys.epoch == 2
+        assert anew.seal_anew(opened, Silent(), rng=random.Random(3)).done
+        assert anew.progress_of(opened).left == 0
+        assert sound(opened) == []
+        assert read_back(opened, 1, tmp_path / "t") == truth
+        back_up(opened, source)
+        if survived:
+            break
+    else:
+        pytest.fail("the rotation never lived: the bound of this test is too small")
+    assert deaths >= (60 if EVERY_DEATH else 12), "the walk was through a whole rotation"
+
+
+def test_a_revoked_recipient_does_not_get_the_next_epoch(
+    repo: Repository, clock: SimClock, source: Path
+) -> None:
+    mine = Identity.new("x25519")
+    body = membership.add_key(repo, curve="x25519", public=mine.public, name="li")
+    back_up(repo, source)
+    membership.revoke(repo, body["public"][:16], why="left")
+    assert open_repository(repo.store, mine, clock=clock).keys.epoch == 1
+
+    rotation.begin(repo, why="li left")
+    with pytest.raises(WrongKey, match="revoked"):
+        open_repository(repo.store, mine, clock=clock)
+    assert open_repository(repo.store, PASSPHRASE, clock=clock).keys.epoch == 2
+
+
+@each_suite
+def test_a_passphrase_of_the_first_zaibei_comes_along_when_it_is_given(
+    tmp_path: Path, clock: SimClock, suite: str
+) -> None:
+    held = tmp_path / "repository"
+    shutil.copytree(GOLDEN / suite, held)
+    old = open_repository(DirectoryStore(held), "zaibei golden", clock=clock)
+    with pytest.raises(Refused):
+        rotation.begin(old, why="nobody could open it")
+    begun = rotation.begin(old, why="test", passphrases=["not it", "zaibei golden"], kdf=FAST)
+    assert begun.dropped == ()
+    assert anew.seal_anew(begun.repository, Silent()).done
+
+    opened = open_repository(DirectoryStore(held), "zaibei golden", clock=clock)
+    assert opened.keys.epoch == 2
+    assert sound(opened) == []
+    assert rotation.begin(opened, why="now it carries itself").dropped == ()
+
+
+def test_a_passphrase_without_a_public_half_that_is_not_given_is_told(
+    tmp_path: Path, clock: SimClock
+) -> None:
+    held = tmp_path / "repository"
+    shutil.copytree(GOLDEN / "intl", held)
+    old = open_repository(DirectoryStore(held), "zaibei golden", clock=clock)
+    membership.add_passphrase(old, "another", name="wang", kdf=FAST)
+
+    begun = rotation.begin(old, why="test")
+    assert len(begun.dropped) == 1
+    assert open_repository(DirectoryStore(held), "another", clock=clock).keys.epoch == 2
+    with pytest.raises(WrongKey, match="not carried"):
+        open_repository(DirectoryStore(held), "zaibei golden", clock=clock)
+
+
+def test_what_the_old_keys_say_after_the_rotation_is_not_believed(
+    repo: Repository, clock: SimClock, source: Path
+) -> None:
+    """The thief has the old root and may write to the vault."""
+    back_up(repo, source)
+    back_up(repo, source)
+    thief = repo
+    new = rotation.begin(repo, why="stolen").repository
+
+    first = thief.snapshot(2)
+    forged = snapshot.encode(thief.keys, first.content, sequence=3, previous=first.digest)
+    with pytest.raises(Busy):
+        thief.not_rotated()
+    thief.store.create(snapshot.key_of(3), forged)
+    with pytest.raises(Retired):
+        new.snapshot(3)
+    assert sound(new) != []
+    thief.store.remove(snapshot.key_of(3))
+
+    forget(thief, [1], why="gone")
+    with pytest.raises(Retired):
+        new.sequences()
+    thief.store.remove("forgets/0000000001")
+
+    mine = Identity.new("x25519")
+    who = recipients.keyed("x25519", curve_name="x25519", public=mine.public, name="mallory")
+    for epoch in (1, 2):
+        body = recipients.wrapped(
+            bytes(32), who, suite=new.keys.suite, repository=new.keys.repository, epoch=epoch
+        )
+        data = signed.sign("key", body, thief.keys.signer)
+        thief.store.create(f"keys/{new.keys.suite.digest(data)}", data)
+    with pytest.raises(WrongKey):
+        open_repository(new.store, mine, clock=clock)
+    assert sound(open_repository(new.store, PASSPHRASE, clock=clock)) == []
+
+
+def test_statements_from_before_the_rotation_stay_in_force(repo: Repository, source: Path) -> None:
+    back_up(repo, source)
+    back_up(repo, source)
+    forget(repo, [1], why="old")
+    new = rotation.begin(repo, why="test").repository
+    assert new.sequences() == [2]
+    back_up(new, source)
+    assert [s.sequence for s in new.snapshots()] == [2, 3]
+    assert anew.seal_anew(new, Silent()).done
+    gc.mark(new, Silent())
+    assert sound(new) == []
+
+
+def test_of_two_rotations_at_once_one_is_told_to_begin_again(
+    repo: Repository, clock: SimClock
+) -> None:
+    rotation.begin(repo, why="one")
+    with pytest.raises(Busy):
+        rotation.begin(repo, why="two")
+    assert open_repository(repo.store, PASSPHRASE, clock=clock).keys.epoch == 2
+
+
+def test_a_run_that_began_before_the_rotation_is_told(repo: Repository, source: Path) -> None:
+    rotation.begin(repo, why="test")
+    with pytest.raises(Incomplete, match="rotated"):
+        run_files([source], [repo], repo.clock, random.Random(1), Silent())
+
+
+def test_a_vault_that_hides_the_rotation_is_found_out(
+    repo: Repository, clock: SimClock, source: Path
+) -> None:
+    new = rotation.begin(repo, why="test").repository
+    back_up(new, source)
+    new.store.remove("epochs/0000000002")
+    new.store.remove(snapshot.key_of(1))
+    old = open_repository(new.store, PASSPHRASE, clock=clock)
+    with pytest.raises(RolledBack, match="epoch 2"):
+        run_files([source], [old], clock, random.Random(1), Silent())
+
+
+def test_a_damaged_pack_is_told_and_the_rest_goes_on(repo: Repository, source: Path) -> None:
+    back_up(repo, source)
+    (source / "new").write_bytes(random.Random(9).randbytes(5000))
+    back_up(repo, source)
+    assert isinstance(repo.store, MemoryStore)
+    stats: Iterator[Stat] = repo.store.list("packs/")
+    key = next(stats).key
+    raw = bytearray(repo.store.read(key))
+    raw[300] ^= 1
+    whole = repo.store.read(key)
+    repo.store.corrupt(key, bytes(raw))
+    new = rotation.begin(repo, why="test").repository
+    done = anew.seal_anew(new, Silent())
+    assert not done.done
+    assert any(key.rpartition("/")[2] in p for p in done.problems)
+    assert not list(repo.store.list("marks/")), "nothing is given away while something is missing"
+    repo.store.corrupt(key, whole)
+    assert anew.seal_anew(new, Silent()).done
