@@ -20,7 +20,11 @@ def catalogue(repo: Repository, *, without: frozenset[str]) -> Catalogue:
     return Catalogue().load(segments(repo), without=without)
 
 
-def segments(repo: Repository, damaged: Damaged | None = None) -> Iterator[Segment]:
+def segments(
+    repo: Repository, damaged: Damaged | None = None, retired: Damaged | None = None
+) -> Iterator[Segment]:
+    """`retired` is told of a bad segment that is marked: no loss, and worth a line."""
+
     def read(stat: Stat) -> Segment:
         if stat.size_bytes > SEGMENT_BYTES_MAX:
             raise Damage(f"{repo.name}: {stat.key} has {stat.size_bytes} bytes")
@@ -38,7 +42,8 @@ def segments(repo: Repository, damaged: Damaged | None = None) -> Iterator[Segme
                 if _swept(repo, stat.key, bad):
                     swept = True
                 elif stat.key.removeprefix("index/") in marks.segments_of(marks.standing(repo)):
-                    continue
+                    if retired is not None:
+                        retired(stat.key, bad)
                 elif damaged is None:
                     raise
                 else:

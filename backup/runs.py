@@ -24,7 +24,7 @@ LONGEST: Final = timedelta(
     days=7
 )  # nobody waits longer for a run, nor for somebody who pretends to be one
 _END = "end"
-_BODY = b"zaibei run\n"
+BODY = b"zaibei run\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Run:
     def begin(cls, repository: Repository) -> "Run":
         started = retry(repository.clock, repository.store.now)
         one = cls(repository, secrets.token_hex(16), started)
-        repository.create(one._key(0), _BODY)
+        repository.create(one._key(0), BODY)
         one._beats, one._last_s = 1, repository.clock.monotonic()
         return one
 
@@ -61,12 +61,12 @@ class Run:
             self._last_s = now_s
             self._beats += 1
             with suppress(ZaibeiError):
-                self.repository.store.create(self._key(self._beats - 1), _BODY)
+                self.repository.store.create(self._key(self._beats - 1), BODY)
 
     def end(self) -> None:
         """Well or badly, but over: nobody has to wait. Not said, it is found out by silence."""
         with suppress(ZaibeiError):
-            self.repository.store.create(f"{PREFIX}{self.name}/{_END}", _BODY)
+            self.repository.store.create(f"{PREFIX}{self.name}/{_END}", BODY)
 
     def _key(self, beat: int) -> str:
         return f"{PREFIX}{self.name}/{beat:06d}"

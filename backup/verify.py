@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from backup import forgotten, heads, listings, marks, runs, snapshot, wal
+from backup import forgotten, heads, listings, loading, marks, runs, snapshot, wal
 from backup.ahead import ahead
 from backup.findings import Level, Report
 from backup.forgotten import Link, check_chain
@@ -17,9 +17,9 @@ from backup.index import Catalogue
 from backup.ledger import Ledger
 from backup.pack import check_whole, key_of
 from backup.reader import Reader
-from backup.repository import CONFIG, Repository, access, read_config
+from backup.repository import CONFIG, Repository, access, read_config, retry
 from backup.snapshot import Snapshot
-from infra.objectstore.contract import Stat
+from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Progress
 
@@ -69,7 +69,10 @@ def verify(
     chain = _chain(repo, out)
     marked = _marked(repo, out)
     # Nobody misses a marked pack, and so nobody may count on one that is not there.
-    held = Catalogue().load(repo.segments(damaged), without=_not_there(repo, marked))
+    held = Catalogue().load(
+        loading.segments(repo, damaged, lambda key, why: out.note(f"{key} is marked: {why}")),
+        without=_not_there(repo, marked),
+    )
     out.packs, out.blobs = held.count()
     bad: set[str] = set()
     with Reader(repo, held) as reader, Ledger(None) as forgetful:
@@ -85,6 +88,8 @@ def verify(
         if level is not Level.STRUCTURE:
             _contents(repo, held, own, out, bad, marked, rng=rng, progress=progress, budget=budget)
         _wal(repo, out, whole=level is Level.FULL)
+        if level is Level.FULL:
+            _beats(repo, out)
         if bad:
             listings.who_needs(reader, chain, bad, out, progress)
         took = timedelta(seconds=repo.clock.monotonic() - begun)
@@ -119,6 +124,9 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     with out.collecting(forgotten.PREFIX):
         told = repo.forgotten()
         gone, links = set(told), {s: f.link for s, f in told.items()}
+    for sequence in gone.intersection(sequences):
+        with out.collecting(snapshot.key_of(sequence)):
+            _taken_back(repo, sequence, links[sequence])
     sequences = [s for s in sequences if s not in gone]
     with out.collecting(snapshot.PREFIX):
         heads.check(repo, sequences)
@@ -133,6 +141,18 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     return chain
 
 
+def _taken_back(repo: Repository, sequence: int, link: Link) -> None:
+    """A forgotten snapshot may be taken back while it is there, so it must be the one that was forgotten."""
+    try:
+        one = repo.snapshot(sequence)
+    except Damage as bad:
+        if isinstance(bad.__cause__, NotThere):
+            return  # swept meanwhile
+        raise
+    if link.digest not in (None, one.digest):
+        raise Damage(f"{repo.name}: snapshot {sequence} is not the one that was forgotten")
+
+
 def _marked(repo: Repository, out: Report) -> frozenset[str]:
     with out.collecting(marks.PREFIX):
         found = marks.packs_of(marks.standing(repo))
@@ -140,6 +160,18 @@ def _marked(repo: Repository, out: Report) -> frozenset[str]:
             out.note(f"{len(found)} packs are marked for removal")
         return found
     return frozenset()
+
+
+def _beats(repo: Repository, out: Report) -> None:
+    """Nothing depends on what they hold. A vault that changes them changes other objects too."""
+    for stat in repo.listed(runs.PREFIX):
+        with out.collecting(stat.key, by_content=True):
+            try:
+                sound = retry(repo.clock, lambda key=stat.key: repo.store.read(key)) == runs.BODY
+            except NotThere:
+                continue  # swept meanwhile
+            if not sound:
+                raise Damage(f"{repo.name}: {stat.key} has other bytes")
 
 
 def _not_there(repo: Repository, marked: frozenset[str]) -> frozenset[str]:
@@ -164,7 +196,7 @@ def _present(
 
     def lost(name: str, why: str) -> None:
         if name in marked and replaced(held, name):
-            out.note(f"pack {name} {why}; it is marked, and others hold its blobs")
+            out.note(f"{key_of(name)} is marked, others hold its blobs: it {why}")
             return
         bad.add(name)
         out.found(key_of(name), Damage(f"{repo.name}: pack {name} {why}"))
@@ -236,7 +268,7 @@ def _contents(
                 sound = True
             except Damage as why:
                 if name in marked and replaced(held, name):
-                    out.note(f"{why.message}; it is marked, and others hold its blobs")
+                    out.note(f"{key_of(name)} is marked, others hold its blobs: {why.message}")
                 else:
                     bad.add(name)
                     raise

@@ -128,6 +128,7 @@ def run(chunks: int, work: Path, clock: Clock) -> list[Cost]:
             "backup of 3 MB": [*cli, "run", "--files", str(source), *at],
             "verify structure": [*cli, "verify", "--level", "structure", *at],
             "who needs what": [*python, "backup.bench.index", "--needed", str(root)],
+            "gc": [*cli, "gc", *at, "--confirm", root.as_uri()],
         }
         out = []
         for what, argv in steps.items():

@@ -4,14 +4,17 @@ wrong bytes never come back."""
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import signed
+from backup import membership, signed
 from backup.errors import NewerFormat, WrongKey
+from backup.forget import forget
+from backup.gc import mark
 from backup.job import run_files
 from backup.keys import Kdf
 from backup.reader import Reader
@@ -121,25 +124,41 @@ def test_a_death_at_any_storage_call_loses_no_committed_snapshot(
     assert deaths >= 6, "the walk was through every call of a run"
 
 
+def furnished(store: MemoryStore, source: Path, clock: SimClock, suite: str) -> Repository:
+    """One object of every kind that a repository may hold. What adds a kind adds it here."""
+    made = create_repository(store, PASSPHRASE, clock=clock, suite_name=suite, kdf=FAST)
+    for name in ("wang", "li"):
+        membership.add_passphrase(made, name, name=name, kdf=FAST)
+    li = next(m.id for m in membership.members(made) if m.name == "li")
+    membership.revoke(made, li, why="left")
+    for seed in (1, 2, 3):
+        (source / "changing").write_bytes(random.Random(seed).randbytes(2000))
+        assert run_files([source], [made], clock, random.Random(seed), Silent()).complete
+    forget(made, [1], why="by hand")
+    clock.sleep(timedelta(days=2))
+    assert mark(made, Silent(), rng=random.Random(1)).dead
+    Archive(made, 1).put(b"\1" * 5000, epoch=1, timeline=1, segment=3)
+    return made
+
+
 @pytest.mark.parametrize("suite", ["intl", "sm"])
 def test_a_flipped_bit_in_any_object_is_damage_and_never_wrong_bytes(
     source: Path, tmp_path: Path, clock: SimClock, suite: str
 ) -> None:
     store = MemoryStore(clock=clock)
-    made = create_repository(store, PASSPHRASE, clock=clock, suite_name=suite, kdf=FAST)
-    run_files([source], [made], clock, random.Random(1), Silent())
-    Archive(made, 1).put(b"\1" * 5000, epoch=1, timeline=1, segment=3)
+    made = furnished(store, source, clock, suite)
+    assert not verify(made, Level.FULL, rng=random.Random(1), progress=Silent()).damage
     truth = contents(source)
     rng = random.Random(99)
-    kinds = set()
+    kinds: dict[str, int] = {}
 
     for stat in list(store.list()):
-        if stat.key.startswith("runs/"):  # only its time counts, and that is the store's
-            continue
         whole = store.read(stat.key)
-        kinds.add(stat.key.partition("/")[0])
-        # The first and last bytes hold headers and tags; the rest by lot.
-        spots = {0, 4, 5, 11, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(12))}
+        kind = stat.key.partition("/")[0]
+        kinds[kind] = kinds.get(kind, 0) + 1
+        # The first and last bytes hold headers and tags; the rest by lot. Of each kind one in depth.
+        spots = {0, 5, len(whole) - 1} if kinds[kind] == 1 else set()
+        spots |= {rng.randrange(len(whole)) for _ in range(5 if kinds[kind] == 1 else 1)}
         for spot in sorted(s for s in spots if s < len(whole)):
             bad = bytearray(whole)
             bad[spot] ^= 1 << rng.randrange(8)
@@ -147,12 +166,20 @@ def test_a_flipped_bit_in_any_object_is_damage_and_never_wrong_bytes(
             try:
                 repo = open_repository(store, PASSPHRASE, clock=clock)
                 found = verify(repo, Level.FULL, rng=rng, progress=Silent())
-                assert found.damage, f"{stat.key}: byte {spot} flipped and nobody saw"
-                assert read_back(repo, 1, tmp_path / "t") == truth
+                # What is marked is nobody's loss: a line, and no damage.
+                told = [f.object for f in found.findings]
+                told += [n.split()[0] for n in found.notes if "is marked" in n]
+                assert any(stat.key.startswith(t) for t in told), (
+                    f"{stat.key}: byte {spot} flipped, told was {found.damage} {found.notes}"
+                )
+                assert read_back(repo, 3, tmp_path / "t") == truth
             except Damage:
                 pass
             store.corrupt(stat.key, whole)
-    assert kinds == {"config", "keys", "packs", "index", "snapshots", "wal"}
+    # `epochs` are of a rotation, `resealed` of what follows it.
+    assert kinds.keys() == {
+        "config", "keys", "packs", "index", "snapshots", "wal", "forgets", "marks", "runs", "revoked"
+    }  # fmt: skip
     assert not verify(made, Level.FULL, rng=rng, progress=Silent()).damage, "the walk left damage"
 
 
