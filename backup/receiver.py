@@ -37,7 +37,9 @@ from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Refused, ZaibeiError
 
 SLOT: Final = "zaibei_wal"
-INTERVAL: Final = timedelta(seconds=1)
+INTERVAL: Final = timedelta(
+    milliseconds=500
+)  # a busy database costs two objects a second and vault
 BACKOFF_MIN: Final = timedelta(milliseconds=500)
 BACKOFF_MAX: Final = timedelta(seconds=5)
 SPOOL_BYTES_MAX: Final = 8 << 30
@@ -106,6 +108,8 @@ class WalArchiver:
         self._down_since: float | None = clock.monotonic()
         self._error: str | None = None
         self._seen: deque[tuple[Position, float]] = deque(maxlen=_SEEN_MAX)
+        self._looked_at: float | None = None
+        self._filled = "", 0  # the growing file, and how far it was seen written
         self._lock = threading.Lock()
         self._system = system
         self._refused: Refused | None = None
@@ -167,12 +171,17 @@ class WalArchiver:
         self._down_since = self._clock.monotonic()
 
     def lag(self) -> timedelta | None:
-        """How old the oldest byte is that was received and is not in every vault; while nothing is
+        """How old the oldest byte may be that was received and is not in every vault; while nothing is
         received, at least as old as that."""
+        self._look()
+        return self._worst()
+
+    def _worst(self) -> timedelta | None:
         lags = [self._lag(lane) for lane in self._lanes]
         return None if None in lags or not lags else max(v for v in lags if v is not None)
 
     def status(self) -> WalStatus:
+        self._look()
         newest = self._seen[-1][0] if self._seen else None
         missing = [g for lane in self._lanes for g in gaps(lane.items())]
         return WalStatus(
@@ -181,7 +190,7 @@ class WalArchiver:
             received_lsn=say_lsn(newest[1]) if newest else None,
             timeline=newest[0] if newest else None,
             spool_bytes=sum(_size(p) for p in self._spool.iterdir()) if self._system else 0,
-            lag=self.lag(),
+            lag=self._worst(),
             vaults=tuple(self._told(r) for r in self._repositories),
             error=self._error,
             gaps=tuple(dict.fromkeys(missing)),
@@ -301,7 +310,11 @@ class WalArchiver:
     # the vaults
 
     def _look(self) -> None:
-        """How far has the receiver got?"""
+        """How far has the receiver got? What is new may have come right after the look before: that is the
+        age it is given, so that no lag is told as less than it is."""
+        if self._system is None:
+            return
+        now = self._clock.monotonic()
         names = [p.name for p in self._spool.iterdir()]
         newest = max((n for n in names if is_segment(n.removesuffix(PARTIAL))), default=None)
         if newest is None:
@@ -309,11 +322,16 @@ class WalArchiver:
         timeline, segment = parse_segment(newest.removesuffix(PARTIAL))
         filled = SEGMENT_BYTES
         if newest.endswith(PARTIAL):
-            filled = len(grown(self._spool / newest) or b"")
+            # Only what is new is read: nobody writes below what was there.
+            name, known = self._filled
+            start = known if name == newest else 0
+            filled = start + len(grown(self._spool / newest, start) or b"")
+            self._filled = newest, filled
         position = (timeline, segment * SEGMENT_BYTES + filled)
         with self._lock:
+            since, self._looked_at = self._looked_at, max(now, self._looked_at or now)
             if not self._seen or self._seen[-1][0] < position:
-                self._seen.append((position, self._clock.monotonic()))
+                self._seen.append((position, now if since is None else min(since, now)))
 
     def _lag(self, lane: Lane) -> timedelta | None:
         now = self._clock.monotonic()

@@ -37,6 +37,7 @@ _SEGMENT = re.compile(r"[0-9A-F]{24}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _HEADER = struct.Struct("<HHIQI4xQII")  # XLogLongPageHeaderData: magic, info, …, system, sizes
 _LONG_HEADER = 0x0002
+HEADER_BYTES: Final = _HEADER.size
 _KEY = re.compile(
     r"wal/system=(?P<system>\d+)/epoch=(?P<epoch>\d+)/timeline=(?P<timeline>[0-9A-F]{8})/"
     r"(?:(?P<history>(?P=timeline)\.history)|(?P<segment>(?P=timeline)[0-9A-F]{16})(?:\.part/(?P<part>\d{6}))?)"

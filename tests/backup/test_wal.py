@@ -308,6 +308,26 @@ def test_two_systems_in_one_repository_do_not_see_each_other(repo: Repository) -
     assert len(found.damage) == 1 and str(THEIRS) in found.damage[0]
 
 
+def test_a_byte_is_as_old_as_the_last_look_that_did_not_see_it(
+    repo: Repository, spool: Path, clock: SimClock
+) -> None:
+    """Seen only now, it may have come 0.8 s ago: a lag that counted from now would always be told as none."""
+    partial = spool / f"{segment_name(1, 7)}.partial"
+    body = segment_of(OURS, random.Random(1).randbytes(50_000))
+    partial.write_bytes(body[:20_000].ljust(SEGMENT_BYTES, b"\0"))
+    with archiver([repo], spool, clock) as wal:
+        once(wal)
+        assert wal.lag() == timedelta(0)
+        clock.sleep(timedelta(seconds=0.8))
+        partial.write_bytes(body[:50_000].ljust(SEGMENT_BYTES, b"\0"))
+
+        assert wal.lag() == timedelta(seconds=0.8)
+        clock.sleep(timedelta(seconds=0.4))
+        assert wal.status().vaults[0].lag == timedelta(seconds=1.2)
+        once(wal)
+        assert wal.lag() == timedelta(0)
+
+
 def test_lag_is_unknown_before_anything_was_received(
     repo: Repository, spool: Path, clock: SimClock
 ) -> None:
