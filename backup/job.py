@@ -2,20 +2,24 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup import heads, immutability, status
 from backup.fanout import Outcome
+from backup.guard.heads import Heads
 from backup.guard.judge import judging
 from backup.guard.said import FACT, verdict_of
 from backup.guard.verdict import Verdict
+from backup.index import Catalogue
 from backup.repository import Repository
-from backup.snapshot import Snapshot
+from backup.schedule.slot import FACT as SLOT
+from backup.schedule.slot import Slot, fence
+from backup.snapshot import Content, Snapshot
 from backup.walk import Rules
-from backup.writer import Writer
+from backup.writer import Judge, Writer
 from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage, ZaibeiError
@@ -37,8 +41,13 @@ class Run:
     def problems(self) -> tuple[str, ...]:
         """One line for each reason why it is not complete."""
         lost = [f"{o.vault}: {o.error}" for o in self.outcomes if o.error is not None]
+        return (*lost, *self.unread)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """What of the source is not in the snapshots that were made."""
         made = next((o.snapshot for o in self.outcomes if o.snapshot is not None), None)
-        return (*lost, *(made.content.problems if made else ()))
+        return made.content.problems if made else ()
 
     @property
     def anomalies(self) -> tuple[str, ...]:
@@ -67,6 +76,7 @@ def run_files(
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
+    slot: Slot | None = None,
     rules: Rules | None = None,
     skip_unchanged: bool = True,
 ) -> Run:
@@ -92,6 +102,7 @@ def run_files(
         retain=retain,
         retain_max=retain_max,
         accept=accept,
+        slot=slot,
     )
 
 
@@ -107,6 +118,7 @@ def run_bucket(
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
+    slot: Slot | None = None,
     skip_unchanged: bool = True,
 ) -> Run:
     """`source` names the bucket: by it the next run finds what this one has already fetched."""
@@ -130,6 +142,7 @@ def run_bucket(
         retain=retain,
         retain_max=retain_max,
         accept=accept,
+        slot=slot,
     )
 
 
@@ -145,6 +158,7 @@ def run_postgres(
     retain: timedelta | None = None,
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
+    slot: Slot | None = None,
 ) -> Run:
     """`rng` None: placement by the system's randomness, as it should be outside tests."""
     from backup.postgres import backup_postgres  # noqa: PLC0415
@@ -166,6 +180,7 @@ def run_postgres(
         retain=retain,
         retain_max=retain_max,
         accept=accept,
+        slot=slot,
     )
 
 
@@ -225,6 +240,7 @@ def _run(
     retain: timedelta | None,
     retain_max: timedelta,
     accept: str,
+    slot: Slot | None,
 ) -> Run:
     begun = clock.monotonic()
     writers: list[Writer] = []
@@ -239,7 +255,15 @@ def _run(
             )
             if lock is not None and lock.warning:
                 progress.note(f"{repo.name}: {lock.warning}")
-            writers.append(Writer(repo, lock=lock, rng=rng, judge=judging(accept=accept)))
+            writers.append(
+                Writer(
+                    repo,
+                    lock=lock,
+                    rng=rng,
+                    judge=_told_of(slot, judging(accept=accept)),
+                    fence=fence(slot) if slot else None,
+                )
+            )
         except Usage:
             raise
         except ZaibeiError as bad:
@@ -268,6 +292,18 @@ def _run(
     return Run(
         kind=kind, took=timedelta(seconds=clock.monotonic() - begun), outcomes=tuple(outcomes)
     )
+
+
+def _told_of(slot: Slot | None, judge: Judge) -> Judge:
+    """The slot goes into the snapshot: by it the fence and the next host know that it is done."""
+    if slot is None:
+        return judge
+    fact = {SLOT: slot.as_fact()}
+
+    def told(repo: Repository, catalogue: Catalogue, content: Content, seen: Heads) -> Content:
+        return judge(repo, catalogue, replace(content, facts={**content.facts, **fact}), seen)
+
+    return told
 
 
 def _anomalous(outcome: Outcome) -> bool:

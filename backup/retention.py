@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 
+from backup.guard.said import verdict_of
+from backup.guard.verdict import Verdict
 from backup.snapshot import Snapshot
 from zaibei.kernel.errors import Usage
 
@@ -211,9 +213,8 @@ def entry_of(snapshot: Snapshot, *, modified: datetime, verified: bool) -> Entry
     if copied is not None:
         # A copy may be older than its object, never younger.
         dated = min(modified, datetime.fromisoformat(copied["modified"]))
-    guard = facts.get("guard") or {}
     odd = None
-    if guard.get("anomalous"):
+    if verdict_of(content) is Verdict.ANOMALOUS:
         odd = "the guard calls it anomalous"
     elif copied is None and content.finished - modified > AHEAD_MAX:
         odd = f"its own clock is {content.finished - modified} ahead of the store's"

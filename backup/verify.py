@@ -31,7 +31,7 @@ _PACKS = "packs/"
 # What a repository may hold beside what is checked here by name.
 _KNOWN = (
     CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
-    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, "resealed/", wal.PREFIX,
+    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, "resealed/", "leases/", wal.PREFIX,
 )  # fmt: skip
 
 

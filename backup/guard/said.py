@@ -12,7 +12,7 @@ def group(content: Content) -> tuple[object, ...]:
     """Runs that are compared with each other: the same source, told by the same host."""
     facts = content.facts
     roots = tuple(facts.get("roots", ()))
-    where = facts.get("system_identifier") or facts.get("bucket")
+    where = facts.get("system_identifier") or facts.get("source")
     return content.kind, content.label, content.host, roots, where
 
 

@@ -23,6 +23,7 @@ from backup.guard.verdict import HISTORY_MIN, RULES, Features, Verdict
 from backup.job import Run, run_files
 from backup.keys import Kdf
 from backup.repository import Repository, create_repository
+from backup.retention import entry_of
 from backup.snapshot import Content
 from backup.tree import Node, Type
 from infra.objectstore.memory import MemoryStore
@@ -425,6 +426,10 @@ def test_a_backup_is_complete_and_loud_when_it_is_anomalous(
     deleted(source)
     done = source.run()
     assert done.complete and any("are gone" in a for a in done.anomalies)
+    made = done.outcomes[0].snapshot
+    assert made is not None
+    judged = entry_of(made, modified=made.content.finished, verified=False)
+    assert judged.odd, "retention counts it among all, never in the place of a clean one"
     (told,) = status.read()["guard"]["site-b"].values()
     assert told["verdict"] == "anomalous" and told["reasons"]
     other = Source(source.root.parent / "elsewhere", source.repo, source.clock)

@@ -1,0 +1,105 @@
+"""Who is at a slot: numbered objects in the vault, each created once.
+
+    leases/<32 hex>/<4 digits>        the n-th holder: signed, says for how long
+    leases/<32 hex>/<4 digits>.end    it is over: signed, done, failed or handed over
+
+The hex names the slot under a key, so that the vault does not learn the jobs' names. The next number may be
+created when the one before is ended, or has outlived its time by the store's clock. A lease saves double work;
+that a slot gets one snapshot is `slot.fence`'s, which also holds when a lease was taken from somebody alive.
+"""
+
+import json
+import random
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Final
+
+from backup import signed
+from backup.repository import Repository, retry
+from backup.schedule.slot import Slot
+from infra.objectstore.contract import NotThere, Stat
+from zaibei.kernel.errors import Busy, Damage
+
+PREFIX: Final = "leases/"
+TAKEN_MAX: Final = 999  # holders of one slot: then a person must look
+_KIND = "lease"
+_END = ".end"
+_DIGITS = 4
+_NAME_BYTES = 16
+
+
+class End(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    HANDED_OVER = "handed-over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    repo: Repository
+    key: str
+    token: int
+
+    def end(self, how: End) -> None:
+        """Raises what the store raises; a lease that is not ended runs out."""
+        body: signed.Body = {"of": self.key, "end": how.value}
+        data = signed.sign(_KIND, body, self.repo.keys.signer)
+        self.repo.won(self.key + _END, data)
+
+
+def take(
+    repo: Repository, slot: Slot, *, holds: timedelta, holder: str, rng: random.Random | None = None
+) -> Lease:
+    """Raises Busy while somebody else holds it. `holds`: after that it counts as given up."""
+    folder = _folder(repo, slot)
+    held = {s.key: s for s in repo.listed(folder)}
+    numbers = sorted(int(tail) for k in held if (tail := k.removeprefix(folder)).isdecimal())
+    if numbers:
+        last = _key(folder, numbers[-1])
+        if last + _END not in held and (why := _why_held(repo, held[last])) is not None:
+            raise Busy(f"{repo.name}: {slot.name}: {why}")
+    token = (numbers[-1] if numbers else 0) + 1
+    if token > TAKEN_MAX:
+        raise Busy(
+            f"{repo.name}: {slot.name} was taken {TAKEN_MAX} times",
+            hint="somebody dies over it again and again: look why",
+        )
+    body: signed.Body = {
+        "slot": folder,
+        "token": token,
+        "holder": holder,
+        "holds_s": int(holds.total_seconds()),
+        # Two hosts of one name must not take each other's object for their own.
+        "nonce": (rng or secrets.SystemRandom()).randbytes(_NAME_BYTES).hex(),
+    }
+    key = _key(folder, token)
+    if not repo.won(key, signed.sign(_KIND, body, repo.keys.signer)):
+        raise Busy(f"{repo.name}: {slot.name}: another host was first")
+    return Lease(repo=repo, key=key, token=token)
+
+
+def _why_held(repo: Repository, last: Stat) -> str | None:
+    """None when it may be taken over. What is not signed by this repository holds nothing up."""
+    try:
+        body, signature = signed.parse(repo.store.read(last.key), what=last.key)
+        signed.check(_KIND, body, signature, repo.keys.public, what=last.key)
+        holds = timedelta(seconds=int(body["holds_s"]))
+        holder = str(body["holder"])
+    except (Damage, NotThere, KeyError, TypeError, ValueError, json.JSONDecodeError):
+        return None
+    now = retry(repo.clock, repo.store.now)
+    left = last.modified + holds - now
+    if left <= timedelta(0):
+        return None
+    return f"held by {holder} for at most {left.total_seconds():.0f} s more"
+
+
+def _folder(repo: Repository, slot: Slot) -> str:
+    name = repo.keys.suite.mac(repo.keys.id, b"lease", slot.name.encode())
+    return f"{PREFIX}{name[:_NAME_BYTES].hex()}/"
+
+
+def _key(folder: str, token: int) -> str:
+    return f"{folder}{token:0{_DIGITS}d}"

@@ -1,0 +1,235 @@
+"""`backup schedule`: backups at their time, once a slot, and what was missed is told."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, reachable, say, standby, told
+from zaibei.cli.console import Lines, talk
+from zaibei.kernel.errors import Usage
+
+if TYPE_CHECKING:
+    from backup.schedule.model import Job
+
+group = typer.Typer(no_args_is_help=True, help="Backups at their time.")
+app.add_typer(group, name="schedule")
+Name = Annotated[str, typer.Argument(help="The job's name.")]
+
+
+@group.command()
+def add(
+    name: Name,
+    cron: Annotated[str | None, typer.Option(help='"30 2 * * *": five fields.')] = None,
+    zone: Annotated[str, typer.Option(help="Of the cron's hours: Asia/Shanghai.")] = "UTC",
+    every: Annotated[str | None, typer.Option(help="6h; counted in UTC.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option(help="A file or directory; repeatable.")
+    ] = None,
+    postgres: Annotated[str | None, typer.Option(help="libpq conninfo, without password.")] = None,
+    jitter: Annotated[str, typer.Option(help="Spread the start over so long.")] = "0s",
+    timeout: Annotated[str, typer.Option(help="A run that takes longer is ended.")] = "12h",
+    catch_up: Annotated[
+        str, typer.Option(help="How late a missed slot is still made good.")
+    ] = "24h",
+    retain: Annotated[str | None, typer.Option(help="Lock what is written: 30d.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="daily=14: forget the job's others after a good run; repeatable."),
+    ] = None,
+    disabled: Annotated[bool, typer.Option("--disabled", help="Keep it, do not run it.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Instead of the one there.")] = False,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Add a job. Without --files and --postgres: the stack's databases, from a standby."""
+    with told():
+        from backup.schedule import model, state  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        if repo and password_file is None:
+            raise Usage("no --password-file", hint="its first line is the passphrase")
+        one = model.Job(
+            name=name,
+            created=CLOCK.now(),
+            files=tuple(str(f.absolute()) for f in files or ()),
+            postgres=postgres,
+            repos=tuple(repo or ()),
+            password_file=str(password_file.absolute()) if password_file else None,
+            cron=cron,
+            zone=zone,
+            every=duration(every) if every else None,
+            jitter=duration(jitter),
+            timeout=duration(timeout),
+            catch_up=duration(catch_up),
+            retain=duration(retain) if retain else None,
+            keep=_kept(keep),
+            enabled=not disabled,
+        )
+        state.add(one, replace=replace)
+        state.save(state.jobs(), state.states(), now=CLOCK.now())
+    say(json, {"job": model.to_json(one)}, [f"added {name}: {one.source}, {one.when}"])
+
+
+@group.command()
+def remove(
+    name: Name,
+    confirm: Annotated[str, typer.Option(help="The job's name again.")] = "",
+    json: Json = False,
+) -> None:
+    """Remove a job. Its snapshots stay."""
+    with told():
+        from backup.schedule import state  # noqa: PLC0415
+
+        one = state.job(name)
+        if confirm != name:
+            raise Usage(
+                f"would remove {name}: {one.source}, {one.when}", hint=f"to do it: --confirm {name}"
+            )
+        state.remove(name)
+        left = state.jobs()
+        states = {k: v for k, v in state.states().items() if k != name}
+        state.save(left, states, now=CLOCK.now())
+    say(json, {"removed": name}, [f"removed {name}"])
+
+
+@group.command("list")
+def list_(json: Json = False) -> None:
+    """The jobs, and when each runs next."""
+    with told():
+        from backup.schedule import model, state  # noqa: PLC0415
+
+        found = [(j, _next(j)) for j in state.jobs()]
+    say(
+        json,
+        {"jobs": [{**model.to_json(j), "next": n} for j, n in found]},
+        [
+            f"{j.name:<20} {j.when:<28} {'next ' + n.isoformat() if n else 'off':<32} {j.source}"
+            for j, n in found
+        ],
+    )
+
+
+@group.command()
+def status(json: Json = False) -> None:
+    """What became of the last slots. Exit 1 when a job is overdue."""
+    with told():
+        from backup.schedule import plan, state  # noqa: PLC0415
+
+        now, states = CLOCK.now(), state.states()
+        shown: list[dict[str, Any]] = []
+        for one in state.jobs():
+            at = states.get(one.name, plan.State())
+            by = plan.due_by(one, at)
+            shown.append(
+                {
+                    "job": one.name,
+                    "overdue": by is not None and by < now,
+                    "due_by": by,
+                    "done": at.done_at,
+                    "missed_count": at.missed,
+                    "attempts_count": at.attempts,
+                    "next": _next(one),
+                    "notes": list(at.notes),
+                }
+            )
+    lines = [
+        line
+        for s in shown
+        for line in (
+            (
+                f"{s['job']}: {'OVERDUE' if s['overdue'] else 'ok'}, last done {s['done'] or 'never'},"
+                f" {s['missed_count']} missed, next {s['next'] or 'never'}"
+            ),
+            *(f"    {n.slot.isoformat()} {n.outcome} {n.why}" for n in s["notes"][-5:]),
+        )
+    ]
+    say(json, {"jobs": shown}, lines)
+    raise typer.Exit(1 if any(s["overdue"] for s in shown) else 0)
+
+
+@group.command()
+def run(
+    once: Annotated[bool, typer.Option("--once", help="Run what is due now, and end.")] = False,
+) -> None:
+    """Run the jobs at their time until ended: SIGTERM hands running slots over. --once for cron and systemd."""
+    with told():
+        import signal  # noqa: PLC0415
+        import threading  # noqa: PLC0415
+
+        from backup.schedule.service import Children, Service  # noqa: PLC0415
+
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        lines = Lines()
+        failures = Service(Children(), CLOCK, lines.note).run(stop, once=once)
+    raise typer.Exit(1 if failures else 0)
+
+
+@group.command(hidden=True)
+def perform(name: Name, slot: Annotated[str, typer.Option()], json: Json = False) -> None:
+    """One slot of one job, now: what `run` starts."""
+    with told():
+        import signal  # noqa: PLC0415
+
+        from backup.schedule import perform as performing  # noqa: PLC0415
+        from backup.schedule import state  # noqa: PLC0415
+        from backup.schedule.slot import Slot  # noqa: PLC0415
+
+        def ended(*_: object) -> None:
+            raise SystemExit(1)  # leaves through every `finally`: the lease is handed over
+
+        signal.signal(signal.SIGTERM, ended)
+        one = state.job(name)
+        done = performing.perform(
+            one,
+            Slot(job=name, at=datetime.fromisoformat(slot)),
+            repositories(one),
+            standby=standby,
+            clock=CLOCK,
+            progress=Lines(),
+        )
+    say(
+        json,
+        {
+            "job": name,
+            "slot": slot,
+            "result": done,
+            "outcome": done.outcome,
+            "problems": done.problems,
+        },
+        [
+            f"{name}: {done.outcome.value}",
+            *(f"{v}: snapshot {n}" for v, n in done.snapshots.items()),
+            *(f"PROBLEM: {p}" for p in done.problems),
+            *(f"ANOMALOUS: {a}" for a in done.anomalies),
+        ],
+    )
+    for anomaly in done.anomalies:
+        talk.print(f"ANOMALOUS: {anomaly}", markup=False)
+    good = (performing.Outcome.DONE, performing.Outcome.ALREADY, performing.Outcome.BUSY)
+    raise typer.Exit(0 if done.outcome in good else 1)
+
+
+def repositories(job: "Job") -> Any:
+    """The job's repositories that open, and why the others do not."""
+    urls = list(job.repos) or None
+    file = Path(job.password_file) if job.password_file else None
+    return reachable(urls, file, make=urls is None)
+
+
+def _kept(said: list[str] | None) -> dict[str, int] | None:
+    try:
+        return {k: int(n) for k, n in (one.split("=", 1) for one in said)} if said else None
+    except ValueError as bad:
+        raise Usage(f"--keep {' '.join(said or [])}: not a number", hint="--keep daily=14") from bad
+
+
+def _next(job: "Job") -> datetime | None:
+    from backup.schedule import calendar  # noqa: PLC0415
+
+    slot = calendar.following(job, CLOCK.now()) if job.enabled else None
+    return slot + calendar.offset(job, slot) if slot else None
