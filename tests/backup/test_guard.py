@@ -152,6 +152,7 @@ def settle(base: Path, name: str, build: Callable[[Source], None]) -> Settled:
             path.write_bytes(data)
         mine = MemoryStore(clock=clock, name="site-b")
         mine._keys = {key: list(versions) for key, versions in held.items()}
+        mine._made = store._made
         return Source(source.root, Repository(mine, repo.config, repo.keys, clock), clock)
 
     return Settled(make, contents)
