@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from backup import forgotten, heads, listings, loading, marks, runs, snapshot, wal
@@ -167,7 +168,7 @@ def _beats(repo: Repository, out: Report) -> None:
     for stat in repo.listed(runs.PREFIX):
         with out.collecting(stat.key, by_content=True):
             try:
-                sound = retry(repo.clock, lambda key=stat.key: repo.store.read(key)) == runs.BODY
+                sound = retry(repo.clock, partial(repo.store.read, stat.key)) == runs.BODY
             except NotThere:
                 continue  # swept meanwhile
             if not sound:
