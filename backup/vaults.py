@@ -10,10 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 from backup.errors import NotARepository
 from backup.keys import Kdf
+from backup.pace import Pace, Paced
 from backup.repository import Repository, create_repository, open_repository, read_config
 from infra import sites
 from infra.objectstore.contract import ObjectStore
-from zaibei.kernel.clock import Clock
+from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Refused, Usage
 from zaibei.kernel.state import state_dir, write_atomic
 
@@ -40,15 +41,20 @@ def open_url(url: str) -> ObjectStore:
 
         return DirectoryStore(Path(unquote(parts.path)))
     if parts.scheme in ("s3+https", "s3+http") and parts.netloc and len(parts.path) > 1:
-        return _s3(url)
+        return paced(_s3(url))
     raise Usage(f"not a repository: {url!r}", hint="file:///DIR or s3+https://HOST/BUCKET/PREFIX")
+
+
+def paced(store: ObjectStore) -> ObjectStore:
+    """A store that others use too: it says when it is too much, and is then asked less."""
+    return Paced(store, Pace(SystemClock()))
 
 
 def open_deleter(url: str) -> ObjectStore:
     """The same place as who may remove. A directory knows no identities."""
     if urlsplit(url).scheme == "file":
         return open_url(url)
-    return _s3(url, key=_DELETER_KEY, secret=_DELETER_SECRET)
+    return paced(_s3(url, key=_DELETER_KEY, secret=_DELETER_SECRET))
 
 
 def stack_stores(
@@ -63,13 +69,15 @@ def stack_stores(
 
     stack = access or sites.load()
     return [
-        open_store(
-            stack.site(name).store,
-            ca_file=stack.ca_file,
-            bucket=BUCKET,
-            role=role,
-            prefix=PREFIX,
-            site=name,
+        paced(
+            open_store(
+                stack.site(name).store,
+                ca_file=stack.ca_file,
+                bucket=BUCKET,
+                role=role,
+                prefix=PREFIX,
+                site=name,
+            )
         )
         for name in names
     ]
