@@ -211,6 +211,7 @@ def run_point(
         retain=retain,
         retain_max=retain_max,
         accept="",
+        slot=None,
     )
 
 
