@@ -241,7 +241,7 @@ def _run(
     retain: timedelta | None,
     retain_max: timedelta,
     accept: str,
-    slot: Slot | None,
+    slot: Slot | None = None,
 ) -> Run:
     begun = clock.monotonic()
     writers: list[Writer] = []
