@@ -27,6 +27,7 @@ from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Progress
 
 PROBLEMS_MAX: Final = 1000  # listed in the snapshot; the count is always exact
+SEED: Final = "cut_seed"  # a fact of the snapshot, which is sealed
 _BLOCK = 512  # what st_blocks counts
 _OF = {
     stat.S_IFREG: Type.FILE,
@@ -98,7 +99,8 @@ def backup_files(
                 order=order,
                 note=progress.note,
             )
-        run = _Run(out=out, cutter=cutter or _cutter(writers), parents=known)
+        seed = _seed(writers, known)
+        run = _Run(out=out, cutter=cutter or ByContent(seed), parents=known)
         try:
             for name, root in roots.items():
                 for entry in walk(
@@ -127,13 +129,19 @@ def backup_files(
                     "excluded": run.excluded,
                     "rules": list(rules.lines),
                     "one_file_system": rules.one_file_system,
+                    SEED: f"{seed:016x}",
                 },
             )
         )
 
 
-def _cutter(writers: Sequence[Writer]) -> Cutter:
-    return ByContent(writers[0].repository.keys.chunk)
+def _seed(writers: Sequence[Writer], known: Parents) -> int:
+    """The seed of the last run, while there is one: the source is read once and cut alike for all vaults, and
+    a run that one vault misses must not cut the others' blobs anew."""
+    said = known.fact(SEED)
+    if isinstance(said, str):
+        return int(said, 16) % 2**63
+    return min((w.repository.config.repository, w.repository.keys.chunk) for w in writers)[1]
 
 
 def _roots(paths: Sequence[Path]) -> dict[bytes, bytes]:

@@ -55,6 +55,11 @@ class Parents:
         self._parents = list(parents)
         self._note = note
 
+    def fact(self, name: str) -> Any:
+        """What the first vault that has a parent says about it; None when none does."""
+        said = [p.snapshot.content.facts.get(name) for p in self._parents if p is not None]
+        return next((s for s in said if s is not None), None)
+
     def at(self, path: bytes) -> list[list[Node]] | None:
         """What every vault listed there; None when one of them cannot say: then the source is read."""
         if not self._parents or None in self._parents:

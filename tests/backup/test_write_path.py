@@ -222,3 +222,26 @@ def test_a_catalogue_says_the_home_of_a_blob_as_it_says_its_first_place(repo: Re
     assert writer.holds(ids)
     assert not writer.holds([*ids, bytes(32)])
     writer.close()
+
+
+def test_a_vault_that_was_away_for_a_run_does_not_make_the_others_take_everything_again(
+    make: Callable[..., Repository], clock: SimClock, tmp_path: Path, rng: random.Random
+) -> None:
+    both = sorted([make("site-b"), make("site-c")], key=lambda r: r.config.repository)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "big").write_bytes(rng.randbytes(6 << 20))
+
+    def run(repos: list[Repository]) -> int:
+        outcomes = backup_files(
+            [source], [Writer(r) for r in repos], clock=clock, progress=Silent()
+        )
+        assert all(o.snapshot is not None for o in outcomes)
+        assert outcomes[-1].written is not None
+        return outcomes[-1].written.stored_bytes
+
+    run(both)
+    with (source / "big").open("r+b") as file:
+        file.write(b"changed at the front")
+    # The one whose seed cuts is away.
+    assert run(both[1:]) < 3 << 20
