@@ -1,6 +1,7 @@
 """`backup list`, `show` and `verify`: what is there, and is it what was written?"""
 
 import sys
+from collections.abc import Iterable
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,7 @@ def list_(
         all_opened = opened(repo, password_file, as_of=as_of)
         found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
     if not json and sys.stdout.isatty():
-        _table(found)
+        table(found)
         return
     say(
         json,
@@ -51,7 +52,7 @@ def list_(
     )
 
 
-def _table(found: dict[str, list[dict[str, Any]]]) -> None:
+def table(found: dict[str, list[dict[str, Any]]]) -> None:
     """For a person: columns, and the day as it is where they sit."""
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -81,31 +82,57 @@ def _table(found: dict[str, list[dict[str, Any]]]) -> None:
 @app.command()
 def show(
     snapshot: Which = "latest",
+    diff: Annotated[
+        str | None, typer.Option(help="Only what is not as in this snapshot: a number.")
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
     as_of: AsOf = None,
     json: Json = False,
 ) -> None:
-    """One snapshot: what it is, what it says about itself, what it holds. An entry is said as it is read: a
-    listing of millions needs no more memory than a short one."""
+    """One snapshot: what it is, what it says about itself, what it holds; or what changed since another.
+
+    Entries are said as they are read: a listing of millions needs no more memory than a short one."""
     with told():
+        from backup.difference import between  # noqa: PLC0415
         from backup.listings import said  # noqa: PLC0415
         from backup.reader import Reader  # noqa: PLC0415
 
         one_repo = opened(repo, password_file, as_of=as_of)[0]
         one = one_repo.find(snapshot)
+        facts = {**snapshot_told(one), "facts": one.content.facts}
         with Reader(one_repo) as reader:
-            if json:
-                head = dumps(plain({**snapshot_told(one), "facts": one.content.facts}))
-                print(f'{head[:-1]}, "entries": [', end="")
-            for at, n in enumerate(reader.nodes(one)):
-                if json:
-                    entry = {"path": said(n.path), "type": n.type.value, "size_bytes": n.size_bytes}
-                    print(f"{',' if at else ''}\n{dumps(entry, ensure_ascii=False)}", end="")
-                else:
-                    print(f"{n.size_bytes:>12}  {said(n.path)}")
-            if json:
-                print("]}")
+            if diff is None:
+                _stream(
+                    {**facts, "entries": None} if json else None,
+                    (
+                        {"path": said(n.path), "type": n.type.value, "size_bytes": n.size_bytes}
+                        for n in reader.nodes(one)
+                    ),
+                    "{size_bytes:>12}  {path}",
+                )
+            else:
+                other = one_repo.find(diff)
+                _stream(
+                    {**facts, "since": other.sequence, "changes": None} if json else None,
+                    (
+                        {"change": change.value, "path": said(path)}
+                        for change, path in between(reader, other, one)
+                    ),
+                    "{change:<10}  {path}",
+                )
+
+
+def _stream(head: dict[str, Any] | None, rows: Iterable[dict[str, Any]], line: str) -> None:
+    """Rows one by one: as lines, or as the last field of one object, which comes as null in `head`."""
+    if head is None:
+        for row in rows:
+            print(line.format(**row))
+        return
+    print(dumps(plain(head), ensure_ascii=False).removesuffix("null}"), end="[")
+    for at, row in enumerate(rows):
+        print(",\n" if at else "\n", dumps(row, ensure_ascii=False), sep="", end="")
+    print("]}")
 
 
 @app.command()
