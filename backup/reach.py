@@ -4,6 +4,7 @@ Everything that decides what may be deleted stands on this, so a listing that ca
 never an empty one.
 """
 
+import threading
 from binascii import a2b_base64
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     from backup.snapshot import Snapshot
 
 
+_JOINED_BYTES: Final = 1 << 20
+
+
 class IdSet:
     """Ids, each once, in bounded memory. Thread-safe while ids are added."""
 
     def __init__(self, ids: Iterable[bytes] = ()) -> None:
         self._pile = Pile(ID_BYTES, ID_BYTES)
         self._run: Run | None = None
+        self._joined = bytearray()  # an array for each id added alone would weigh five times the id
+        self._lock = threading.Lock()
         self.update(b"".join(ids))
 
     def add(self, id: bytes) -> None:  # noqa: A002
@@ -36,15 +42,24 @@ class IdSet:
 
     def update(self, joined: bytes) -> None:
         """Any number of ids, one after the other."""
-        if joined:
-            self._run = None
-            self._pile.add(rows_of(joined, ID_BYTES))
+        with self._lock:
+            self._joined += joined
+            if len(self._joined) >= _JOINED_BYTES:
+                self._hand_over()
 
     def settle(self) -> Run:
         """All of them in order, each once."""
-        if self._run is None:
-            self._run = self._pile.settle()
-        return self._run
+        with self._lock:
+            self._hand_over()
+            if self._run is None:
+                self._run = self._pile.settle()
+            return self._run
+
+    def _hand_over(self) -> None:
+        if self._joined:
+            self._run = None
+            self._pile.add(rows_of(bytes(self._joined), ID_BYTES))
+            self._joined = bytearray()
 
     def __len__(self) -> int:
         return self.settle().count
