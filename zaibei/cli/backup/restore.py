@@ -48,6 +48,9 @@ def restore(
         str | None,
         typer.Option(help="Objects of a bucket as they were then: 2026-11-22T04:00:00Z."),
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="`latest` of this kind: files, bucket or postgres.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted restore.")
     ] = False,
@@ -73,9 +76,14 @@ def restore(
         if include or exclude:
             filters["wanted"] = chosen(Rules.of(include or ()), Rules.of(exclude or ()))
         able, unknown = answering(repo, password_file, as_of=as_of)
-        sources = _sources(able, unknown, snapshot)
+        sources = _sources(able, unknown, snapshot, kind)
         one = sources[0].snapshot
         content = one.content
+        if content.kind == "point":
+            raise Usage(
+                f"snapshot {one.sequence} is a consistency point: it names others, and holds no data",
+                hint="--kind files, bucket or postgres; or a number from `zaibei backup list`",
+            )
         of_bucket = content.kind == "bucket"
         if not of_bucket and (to_bucket or at):
             raise Usage(f"snapshot {one.sequence} is of {content.kind}, not of a bucket")
@@ -192,14 +200,18 @@ def _to_bucket(
     )
 
 
-def _sources(able: "list[Repository | None]", unknown: list[str], which: str) -> "list[Source]":
+def _sources(
+    able: "list[Repository | None]", unknown: list[str], which: str, kind: str | None
+) -> "list[Source]":
     """The snapshot where it is asked for, then the other vaults. A number is the first vault's own."""
     from backup.job import latest  # noqa: PLC0415
     from backup.source import Source  # noqa: PLC0415
 
     there = [r for r in able if r is not None]
     if which == "latest":
-        chosen, one = latest(there)
+        chosen, one = latest(there, kind=kind)
+    elif kind is not None:
+        raise Usage("a number has its kind", hint="--kind goes with `latest`")
     elif able[0] is None:
         raise Unreachable(
             f"a number is the first vault's own, and it does not open: {unknown[0]}",
