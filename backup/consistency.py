@@ -289,11 +289,11 @@ def checks(
     if one.counted is None:
         return out
     if masked:
-        why = "unknown: masking changed what was counted"
+        why = "masking changed what was counted"
         return [*out, Check(name="row counts", passed=None, detail=why, needed=False)]
     differing = counts_differ(one, now)
     if differing is None:
-        why = "unknown: somebody wrote between the counting and the point"
+        why = "somebody wrote between the counting and the point"
         out.append(Check(name="row counts", passed=None, detail=why, needed=False))
     else:
         tables = sum(len(t) for t in one.counted.values())

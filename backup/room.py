@@ -28,7 +28,7 @@ from backup.postgres import BIN
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
-from backup.roomchecks import Check, checksums, verified
+from backup.roomchecks import Check, checksums, no_checksums, verified
 from backup.roomchecks import amcheck as amcheck_
 from backup.settle import open_doors, settle
 from backup.snapshot import Snapshot
@@ -121,7 +121,10 @@ def restored(
             user=user,
             closed=masking is not None,
         )
-        if pages:
+        lacking = no_checksums(room.data, account=_account(user)) if pages else None
+        if lacking is not None:
+            room.checks.append(lacking)
+        elif pages:
             with running(room, clock=clock, progress=progress, user=user, within=within):
                 pass
             progress.step("checking every page's checksum")
@@ -330,7 +333,7 @@ def _account_of(room: Room) -> Check:
 
 def _looked_through(room: Room, user: str) -> Check:
     if room.target.action is Action.PAUSE:
-        return Check(name="pg_amcheck", passed=None, detail="unknown: the room is read-only")
+        return Check(name="pg_amcheck", passed=None, detail="the room is read-only")
     return amcheck_(room.directory, port=PORT, role=USER, account=_account(user))
 
 

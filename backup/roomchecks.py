@@ -10,6 +10,7 @@ from backup.postgres import BIN
 from zaibei.kernel import process
 from zaibei.kernel.errors import ToolFailed
 
+_PAGES = "page checksums"
 TOOL_WITHIN: Final = timedelta(hours=4)
 _HAS_CHECKSUMS = re.compile(r"^Data page checksum version:\s+(\d+)$", re.MULTILINE)
 _CHECKED = re.compile(r"^Blocks scanned:\s+(\d+)$", re.MULTILINE)
@@ -58,23 +59,25 @@ def amcheck(directory: Path, *, port: int, role: str, account: str | None) -> Ch
     return Check(name="pg_amcheck", passed=True, detail="every table and B-tree index")
 
 
-def checksums(data: Path, *, account: str | None) -> Check:
-    """Every page of every relation, in a data directory that was stopped cleanly.
-
-    Not before recovery: a base backup is taken while pages are being written, and a torn one is made whole
-    by replay, not by the copy.
-    """
+def no_checksums(data: Path, *, account: str | None) -> Check | None:
+    """Why pages cannot be checked; None: they can."""
     said = process.run(
         [BIN / "pg_controldata", data], env={"LC_ALL": "C"}, cwd=data.parent, user=account
     )
     found = _HAS_CHECKSUMS.search(said)
     if found is None or found[1] == "0":
         return Check(
-            name="page checksums",
-            passed=None,
-            detail="unknown: this cluster has no data checksums",
-            needed=False,
+            name=_PAGES, passed=None, detail="this cluster has no data checksums", needed=False
         )
+    return None
+
+
+def checksums(data: Path, *, account: str | None) -> Check:
+    """Every page of every relation, in a data directory that was stopped cleanly.
+
+    Not before recovery: a base backup is taken while pages are being written, and a torn one is made whole
+    by replay, not by the copy.
+    """
     try:
         told = process.run(
             [BIN / "pg_checksums", "--check", "-D", data],
@@ -84,8 +87,6 @@ def checksums(data: Path, *, account: str | None) -> Check:
             user=account,
         )
     except ToolFailed as bad:
-        return Check(name="page checksums", passed=False, detail=bad.message)
+        return Check(name=_PAGES, passed=False, detail=bad.message)
     pages = _CHECKED.search(told)
-    return Check(
-        name="page checksums", passed=True, detail=f"{pages[1] if pages else 'all'} pages read"
-    )
+    return Check(name=_PAGES, passed=True, detail=f"{pages[1] if pages else 'all'} pages read")

@@ -59,6 +59,8 @@ def settle(
         "restore_command": f"test -f {where}/%f && cp {where}/%f %p",
         "log_line_prefix": "%m ",
         **_at_least(data, account),
+        # A masked room is a copy that is wiped. One that is timed as a restore flushes like a restore.
+        **({"fsync": "off"} if closed else {}),
         **recovery,
     }
     (directory / "room.conf").write_text(

@@ -52,6 +52,8 @@ def sign(
     key: ec.EllipticCurvePrivateKey,
 ) -> bytes:
     """The envelope. Raises Usage for a request that says nothing."""
+    if snapshot.content.kind != "postgres":
+        raise Usage(f"snapshot {snapshot.sequence} holds {snapshot.content.kind}, not postgres")
     if not tables or not person.strip() or not purpose.strip():
         raise Usage("an authorisation names tables, a person and a purpose")
     if until <= since:

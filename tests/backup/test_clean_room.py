@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from backup.job import run_postgres
 from backup.mask import authorise
-from backup.mask.apply import Masking
+from backup.mask.apply import Masking, mask_room
 from backup.mask.policy import RULES, Rule, Treatment
 from backup.repository import Repository
 from backup.room import restored
@@ -117,17 +117,18 @@ def test_a_masked_room_keeps_forms_and_joins_and_nothing_of_the_originals(
         assert all(c.holds for c in room.checks), room.checks
 
 
-def test_a_column_that_nobody_classified_keeps_the_room_closed(
-    vault: Repository, directory: Path
+def test_a_column_that_nobody_classified_ends_it_before_anything_is_changed(
+    server: Loopback, directory: Path
 ) -> None:
-    with (
-        pytest.raises(Refused, match=r"postgres\.public\.customer\.note"),
-        restored(
-            vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent(),
-            masking=Masking(key=KEY),
-        ),
-    ):  # fmt: skip
-        pytest.fail("it was opened")
+    before = column(server.dsn("population"), PERSONS)
+
+    with pytest.raises(Refused, match=r"postgres\.public\.customer\.note"):
+        mask_room(
+            lambda database="postgres": server.dsn(database, user="postgres"),
+            Masking(key=KEY), directory=directory, progress=Silent(),
+        )  # fmt: skip
+
+    assert column(server.dsn("population"), PERSONS) == before
 
 
 def test_an_original_that_a_wrong_rule_leaves_is_found_and_the_room_stays_closed(
