@@ -4,13 +4,12 @@ Originals are kept as 8-byte keyed hashes, sorted: eight bytes each, whatever th
 by chance closes the room once in 10^10 looks; it never opens one.
 """
 
-import mmap
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,10 @@ _BATCH = 100_000
 _NAME_MAX = 6
 _EXAMPLES: Final = 5
 _NUMBERS = re.compile(r"(?<![0-9])(?:[0-9]{17}[0-9Xx]|[0-9]{15}|1[3-9][0-9]{9})(?![0-9])")
-# At every place of a run of digits: between two columns of a page stands one byte, and it may be a digit's.
-_RAW = re.compile(rb"(?=([0-9]{17}[0-9Xx]))|(?<![0-9])(1[3-9][0-9]{9})(?![0-9])")
+_IDENTITY = 18
+_WINDOW = 4 << 20
+_OVERLAP = 64
+_MOBILE = 11
 _HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]+(?:·[\u3400-\u9fff]+)*")
 
 
@@ -131,11 +132,34 @@ def in_files(directory: Path, originals: Originals) -> list[Survivor]:
     """Numbers in the bytes of every file: dead rows, the log, what a tool left lying about."""
     out = []
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and not p.is_symlink()):
-        if path.stat().st_size == 0:
-            continue
-        with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            count = sum(originals.has((m[1] or m[2]).decode().upper()) for m in _RAW.finditer(data))
+        with path.open("rb") as f:
+            count = sum(any(originals.has(n) for n in _numbers_of(run)) for run in _runs(f))
         if count:
             where = str(path.relative_to(directory))
             out.append(Survivor(where=where, kind="number", count=count))
     return out
+
+
+def _runs(f: BinaryIO) -> Iterator[str]:
+    """Digits in a row, eleven or more, with an X after them. By numpy: a file of the room may be large."""
+    kept = b""
+    while part := f.read(_WINDOW):
+        data = kept + part
+        digit = (np.frombuffer(data, np.uint8) - np.uint8(48)) < 10
+        edges = np.flatnonzero(np.diff(digit.view(np.int8), prepend=0, append=0))
+        starts, ends = edges[::2], edges[1::2]
+        for n in np.flatnonzero(ends - starts >= _MOBILE):
+            end = int(ends[n])
+            yield (
+                data[int(starts[n]) : end + (data[end : end + 1] in (b"X", b"x"))].decode().upper()
+            )
+        # What a window cuts is seen whole in the next one; a run may be counted twice, never missed.
+        kept = data[-_OVERLAP:]
+
+
+def _numbers_of(run: str) -> Iterator[str]:
+    """At every place of a run: between two columns of a page stands one byte, and it may be a digit's."""
+    if len(run) == _MOBILE:
+        yield run
+    for at in range(len(run) - _IDENTITY + 1):
+        yield run[at : at + _IDENTITY]

@@ -316,4 +316,7 @@ def test_originals_are_found_in_rows_json_and_bytes_and_nothing_else_is(tmp_path
         assert survivors([text], known, where="t") == [], text
     (tmp_path / "page").write_bytes(b"\0\x27" + number.encode() + b"7\x17" + b"x" * 50)
     (tmp_path / "empty").touch()
-    assert [s.where for s in in_files(tmp_path, known)] == ["page"]
+    edge = (4 << 20) - 9  # over the edge of what is read at once
+    (tmp_path / "large").write_bytes(bytes(edge) + number.encode() + bytes(100))
+    (tmp_path / "other").write_bytes(b"450102199003070013" * 3 + b"\xff1381234567")
+    assert [s.where for s in in_files(tmp_path, known)] == ["large", "page"]
