@@ -63,7 +63,8 @@ def run() -> None:
     if called not in _LOGS_ITSELF:
         log.configure()
     try:
-        build([called] if called in GROUPS else GROUPS)()
+        # By name, also as `python -m`: the scripts of shell completion are named by it.
+        build([called] if called in GROUPS else GROUPS)(prog_name="zaibei")
     except ZaibeiError as error:
         from zaibei.cli.console import complain  # noqa: PLC0415
 

@@ -233,3 +233,78 @@ def _next(job: "Job") -> datetime | None:
 
     slot = calendar.following(job, CLOCK.now()) if job.enabled else None
     return slot + calendar.offset(job, slot) if slot else None
+
+
+Server = Annotated[str, typer.Option("--temporal", help="HOST:PORT of the Temporal server.")]
+Namespace = Annotated[str, typer.Option(help="Temporal's namespace.")]
+Queue = Annotated[str, typer.Option(help="Temporal's task queue.")]
+TlsCa = Annotated[Path | None, typer.Option(help="Who signed the server's certificate.")]
+TlsFile = Annotated[Path | None, typer.Option(help="Our own, for mutual TLS.")]
+
+
+@group.command()
+def worker(
+    temporal: Server,
+    namespace: Namespace = "default",
+    task_queue: Queue = "zaibei-backup",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
+) -> None:
+    """Do the slots that Temporal gives out, until ended. SIGTERM: what runs gets 30 s, the rest another worker."""
+    with told():
+        import asyncio  # noqa: PLC0415
+        import signal  # noqa: PLC0415
+
+        from backup.schedule import temporal as temporals  # noqa: PLC0415
+
+        address = temporals.Address(
+            target=temporal,
+            namespace=namespace,
+            task_queue=task_queue,
+            ca=tls_ca,
+            cert=tls_cert,
+            key=tls_key,
+        )
+        activities = temporals.Activities(repositories, standby, CLOCK)
+
+        async def work() -> None:
+            stop = asyncio.Event()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            await temporals.work(address, activities, stop)
+
+        asyncio.run(work())
+
+
+@group.command()
+def publish(
+    temporal: Server,
+    namespace: Namespace = "default",
+    task_queue: Queue = "zaibei-backup",
+    heartbeat: Annotated[str, typer.Option(help="A worker silent for so long is dead.")] = "60s",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsFile = None,
+    tls_key: TlsFile = None,
+    json: Json = False,
+) -> None:
+    """Every job as a schedule in Temporal: made, or brought up to date."""
+    with told():
+        import asyncio  # noqa: PLC0415
+
+        from backup.schedule import state  # noqa: PLC0415
+        from backup.schedule import temporal as temporals  # noqa: PLC0415
+        from zaibei.kernel.units import duration  # noqa: PLC0415
+
+        address = temporals.Address(
+            target=temporal,
+            namespace=namespace,
+            task_queue=task_queue,
+            ca=tls_ca,
+            cert=tls_cert,
+            key=tls_key,
+        )
+        became = asyncio.run(
+            temporals.publish(address, state.jobs(), heartbeat=duration(heartbeat))
+        )
+    say(json, {"schedules": became}, [f"{name}: {what}" for name, what in became.items()])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zaibei.cli.backup.complete import snapshot_numbers
 from zaibei.cli.console import complain, emit, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
@@ -50,7 +51,10 @@ AsOf = Annotated[
         "--as-of", help="As the vault was then, through later overwrites: 2026-11-22T04:00Z."
     ),
 ]
-Which = Annotated[str, typer.Argument(help="A number from `list`, or latest.")]
+Which = Annotated[
+    str,
+    typer.Argument(help="A number from `list`, or latest.", autocompletion=snapshot_numbers),
+]
 
 
 @contextmanager

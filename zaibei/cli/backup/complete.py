@@ -1,0 +1,29 @@
+"""What the shell offers after `zaibei backup show`: numbers of snapshots, as their names in the vault say.
+
+Names are in the clear, so no passphrase is asked for. Whatever goes wrong offers `latest` and nothing else:
+a shell must not be told errors while somebody types.
+"""
+
+from typing import Final
+
+import typer
+
+from zaibei.kernel.errors import ZaibeiError
+
+_OFFERED: Final = 50  # the newest
+
+
+def snapshot_numbers(ctx: typer.Context, incomplete: str) -> list[str]:
+    found = ["latest", *_numbers(ctx.params.get("repo"))]
+    return [one for one in found if one.startswith(incomplete)]
+
+
+def _numbers(urls: list[str] | None) -> list[str]:
+    try:
+        from backup import snapshot, vaults  # noqa: PLC0415
+
+        store = vaults.open_url(urls[0]) if urls else vaults.stack_stores()[0]
+        numbers = sorted(snapshot.sequence_of(s.key) for s in store.list(snapshot.PREFIX))
+    except (ZaibeiError, OSError, IndexError, LookupError):
+        return []
+    return [str(n) for n in reversed(numbers[-_OFFERED:])]
