@@ -11,6 +11,7 @@ from datetime import datetime
 from backup.index import SEGMENT_PACKS, Held, Segment, decode_segment, encode_segment
 from backup.reach import IdSet
 from backup.repository import Repository, retry
+from zaibei.kernel.errors import Damage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +28,18 @@ def cover(
     *,
     going: Container[str],
     retired: frozenset[str] = frozenset(),
+    damaged: frozenset[str] = frozenset(),
     write: bool = True,
 ) -> Covered:
-    """`retired`: segments that are marked already, and so cover nothing."""
+    """`retired`: segments that are marked already, and so cover nothing. `damaged`: what they named was read
+    from the packs themselves; any other damaged one is raised."""
     covered, dirty = IdSet(), list[str]()
-    for one in repo.segments():
+
+    def excused(key: str, bad: Damage) -> None:
+        if key.removeprefix("index/") not in damaged:
+            raise bad
+
+    for one in repo.segments(excused):
         if one.name in retired or any(name in going for name in names_in(one)):
             dirty.append(one.name)
         else:

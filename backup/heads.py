@@ -22,7 +22,7 @@ def _file(repo: Repository) -> Path:
 
 
 def remember(repo: Repository, newest: Snapshot) -> None:
-    known = _known(repo)
+    known = remembered(repo)
     if known is None or (known[0], known[2]) < (newest.sequence, repo.keys.epoch):
         write_atomic(
             _file(repo),
@@ -40,7 +40,7 @@ def remember(repo: Repository, newest: Snapshot) -> None:
 
 def check(repo: Repository, sequences: Sequence[int]) -> None:
     """Raises RolledBack when the vault shows less than it once did, or another snapshot in its place."""
-    known = _known(repo)
+    known = remembered(repo)
     if known is None:
         return
     sequence, digest, epoch = known
@@ -63,8 +63,8 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
         raise RolledBack(f"{repo.name}: snapshot {sequence} is not the one that was written")
 
 
-def _known(repo: Repository) -> tuple[int, str, int] | None:
-    """Sequence, digest, epoch."""
+def remembered(repo: Repository) -> tuple[int, str, int] | None:
+    """Of the newest snapshot that this machine saw there: number, digest, epoch."""
     try:
         raw = json.loads(_file(repo).read_text())
         return int(raw["sequence"]), str(raw["digest"]), int(raw.get("epoch", 1))

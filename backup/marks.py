@@ -7,12 +7,13 @@ taken away last: as long as an index segment names a pack that is gone, its mark
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
 from backup import signed
-from backup.errors import NewerFormat
+from backup.errors import NewerFormat, Retired
 from backup.keys import Keyring
 from backup.repository import Repository
 from infra.objectstore.contract import NotThere
@@ -65,7 +66,9 @@ def standing(repo: Repository) -> tuple[Mark, ...]:
             if isinstance(gone.__cause__, NotThere):
                 continue
             raise
-        out.append(_decode(repo.keys, name, data, stat.modified))
+        # The word of a key that was retired, maybe because it was stolen, marks nothing.
+        with suppress(Retired):
+            out.append(_decode(repo.keys, name, data, stat.modified))
     return tuple(out)
 
 

@@ -67,15 +67,14 @@ class Repository:
 
     def forgotten(self) -> dict[int, Forgotten]:
         """What the signed statements take out of the repository, by sequence."""
-        return forgotten.in_force(
-            (
-                forgotten.decode(
-                    self.keys, self.read(stat.key), number=forgotten.number_of(stat.key)
-                ),
-                stat.modified,
-            )
-            for stat in self.listed(forgotten.PREFIX)
-        )
+        said = []
+        for stat in self.listed(forgotten.PREFIX):
+            number = forgotten.number_of(stat.key)
+            # The word of a key that was retired, maybe because it was stolen, forgets nothing.
+            with suppress(Retired):
+                one = forgotten.decode(self.keys, self.read(stat.key), number=number)
+                said.append((one, stat.modified))
+        return forgotten.in_force(said)
 
     def present(self) -> list[int]:
         """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew."""

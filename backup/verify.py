@@ -20,6 +20,7 @@ from backup.pack import check_whole, key_of
 from backup.reader import Reader
 from backup.repository import CONFIG, Repository, access, read_config, retry
 from backup.snapshot import Snapshot
+from backup.unneeded import Unneeded
 from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Progress
@@ -78,7 +79,8 @@ def verify(
     bad: set[str] = set()
     with Reader(repo, held) as reader, Ledger(None) as forgetful:
         own = ledger or forgetful
-        there = _present(repo, held, out, bad, marked)
+        unneeded = Unneeded(reader, chain, marked, progress)
+        there = _present(repo, held, out, bad, unneeded)
         if level is Level.STRUCTURE:
             for _ in there:
                 pass
@@ -87,7 +89,9 @@ def verify(
         progress.step(f"{repo.name}: listings of {len(chain)} snapshots")
         listings.check(reader, chain, out, progress)
         if level is not Level.STRUCTURE:
-            _contents(repo, held, own, out, bad, marked, rng=rng, progress=progress, budget=budget)
+            _contents(
+                repo, held, own, out, bad, unneeded, rng=rng, progress=progress, budget=budget
+            )
         _wal(repo, out, whole=level is Level.FULL)
         if level is Level.FULL:
             _beats(repo, out)
@@ -181,13 +185,8 @@ def _not_there(repo: Repository, marked: frozenset[str]) -> frozenset[str]:
     return marked - {s.key.rpartition("/")[2] for s in repo.store.list(_PACKS)}
 
 
-def replaced(held: Catalogue, name: str) -> bool:
-    """Whether every blob of a pack is in another pack too."""
-    return all(any(p.pack != name for p in held.places(e.id)) for e in held.entries(name))
-
-
 def _present(
-    repo: Repository, held: Catalogue, out: Report, bad: set[str], marked: frozenset[str]
+    repo: Repository, held: Catalogue, out: Report, bad: set[str], unneeded: Unneeded
 ) -> Iterator[tuple[str, int]]:
     """Packs that are in the vault. What the index names must be there in its size. One listing of
     everything, beside the index in the same order: neither is held in memory."""
@@ -196,8 +195,8 @@ def _present(
     strange: dict[str, int] = {}
 
     def lost(name: str, why: str) -> None:
-        if name in marked and replaced(held, name):
-            out.note(f"{key_of(name)} is marked, others hold its blobs: it {why}")
+        if name in unneeded:
+            out.note(f"{key_of(name)} is marked, nobody needs it: it {why}")
             return
         bad.add(name)
         out.found(key_of(name), Damage(f"{repo.name}: pack {name} {why}"))
@@ -238,7 +237,7 @@ def _contents(
     ledger: Ledger,
     out: Report,
     bad: set[str],
-    marked: frozenset[str],
+    unneeded: Unneeded,
     *,
     rng: random.Random,
     progress: Progress,
@@ -268,8 +267,8 @@ def _contents(
                 done.result()
                 sound = True
             except Damage as why:
-                if name in marked and replaced(held, name):
-                    out.note(f"{key_of(name)} is marked, others hold its blobs: {why.message}")
+                if name in unneeded:
+                    out.note(f"{key_of(name)} is marked, nobody needs it: {why.message}")
                 else:
                     bad.add(name)
                     raise

@@ -1,5 +1,7 @@
-"""`backup forget` and `gc`: snapshots come, the policy says which stay, and a day later the rest is removed."""
+"""`backup forget`, `gc`, `copy`, `heal` and `repair`: what becomes of snapshots after they were made."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -142,6 +144,174 @@ def gc(
     whole = all(o["swept"].complete for o in out.values())
     say(json, {"done": act, "complete": whole, "repositories": out}, lines)
     raise typer.Exit(2 if not act and not dry_run else 0 if whole else 1)
+
+
+@app.command("copy")
+def copy_(
+    to: Annotated[str, typer.Option(help="The other repository: file:///… or s3+https://…")],
+    snapshots: Annotated[
+        list[int] | None,
+        typer.Argument(help="Numbers; none: all that are newer than the last copy."),
+    ] = None,
+    to_password_file: Annotated[
+        Path | None, typer.Option(help="Of the other repository, if it is another.")
+    ] = None,
+    wal: Annotated[bool, typer.Option(help="PostgreSQL's log too.")] = True,
+    dry_run: DryRun = False,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Copy snapshots into another repository, of other keys and perhaps another suite; only what is new."""
+    with told(), progress() as bar:
+        from backup.replicate import copies_of, replicate  # noqa: PLC0415
+
+        source = one_of(opened(repo, password_file))
+        into = one_of(opened([to], to_password_file or password_file))
+        if dry_run:
+            there = copies_of(source, into)
+            todo = [s for s in snapshots or source.sequences() if s not in there]
+            say(json, {"done": False, "to_copy": todo}, [f"to copy: {s}" for s in todo])
+            raise typer.Exit(0)
+        done = replicate(source, into, bar, sequences=snapshots or None, with_wal=wal)
+    say(
+        json,
+        {"done": True, "complete": done.complete, **asdict(done)},
+        [
+            *(f"snapshot {a} is snapshot {b} of {into.name}" for a, b in done.snapshots.items()),
+            *(f"NOT COPIED: {s}: {why}" for s, why in done.failed.items()),
+            f"{len(done.snapshots)} copied, {done.already} were there, {done.wal_objects} of WAL",
+        ],
+    )
+    raise typer.Exit(0 if done.complete else 1)
+
+
+@app.command()
+def heal(
+    from_: Annotated[str, typer.Option("--from", help="The repository that has what is lost.")],
+    from_password_file: Annotated[
+        Path | None, typer.Option(help="Of the other repository, if it is another.")
+    ] = None,
+    read_data: Annotated[
+        bool, typer.Option(help="Read every pack, not only what is missing.")
+    ] = True,
+    dry_run: DryRun = False,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Take what this repository has lost from another one that has the same snapshots."""
+    with told(), progress() as bar:
+        from backup.heal import heal as healing  # noqa: PLC0415
+
+        one = one_of(opened(repo, password_file))
+        other = one_of(opened([from_], from_password_file or password_file))
+        act = confirmed([one.name], confirm, dry_run=dry_run)
+        done = healing(one, other, bar, read=read_data, deleter=who_may(repo), write=act)
+    wounds = wounds_told(done.wounds)
+    if act:
+        lines = [
+            (
+                f"{done.indexed} packs indexed, {done.salvaged} blobs saved from damaged packs,"
+                f" {done.fetched} blobs and {done.wal_objects} objects of WAL from {other.name}"
+            ),
+            *(
+                f"snapshot {a} could not be mended: {b} stands for it"
+                for a, b in done.copied.items()
+            ),
+            *(f"NOT HEALED: {what}" for what in done.unhealed),
+        ]
+    else:
+        lines = []
+    whole = done.complete and (act or done.wounds.none)
+    say(
+        json,
+        {
+            "done": act,
+            "complete": whole,
+            "wounds": wounds,
+            "indexed": done.indexed,
+            "salvaged_blobs": done.salvaged,
+            "fetched_blobs": done.fetched,
+            "copied": done.copied,
+            "wal_objects": done.wal_objects,
+            "unhealed": done.unhealed,
+            "unhealed_count": done.unhealed_count,
+        },
+        [*(f"DAMAGED: {w}" for w in wounds), *lines],
+    )
+    raise typer.Exit((0 if whole else 1) if act or dry_run else 2)
+
+
+@app.command()
+def repair(
+    read_data: Annotated[
+        bool, typer.Option(help="Read every pack, not only what is missing.")
+    ] = True,
+    dry_run: DryRun = False,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Without a second repository: find again what is whole, name what is lost. Exit 0 only without loss."""
+    with told(), progress() as bar:
+        from backup.repair import repair as repairing  # noqa: PLC0415
+
+        one = one_of(opened(repo, password_file))
+        act = confirmed([one.name], confirm, dry_run=dry_run)
+        done = repairing(one, bar, read=read_data, write=act)
+    wounds = wounds_told(done.wounds)
+    whole = done.complete and (act or done.wounds.none)
+    say(
+        json,
+        {
+            "done": act,
+            "complete": whole,
+            "wounds": wounds,
+            "indexed": done.indexed,
+            "salvaged_blobs": done.salvaged,
+            "losses": done.losses,
+        },
+        [
+            *(f"DAMAGED: {w}" for w in wounds),
+            *(
+                f"LOST: snapshot {loss.snapshot}: {path}"
+                + (f" (the rest is snapshot {loss.replaced_by})" if loss.replaced_by else "")
+                for loss in done.losses
+                for path in loss.paths
+            ),
+        ],
+    )
+    raise typer.Exit((0 if whole else 1) if act or dry_run else 2)
+
+
+def wounds_told(wounds: Any) -> list[str]:
+    return [
+        *(f"pack {name}: {why}" for name, why in wounds.packs.items()),
+        *(f"index segment {name}: {why}" for name, why in wounds.segments.items()),
+        *(f"snapshot {number}: {why}" for number, why in wounds.snapshots.items()),
+        *(f"pack {name}: in no index segment" for name in wounds.unindexed),
+    ]
+
+
+def one_of(repos: "list[Repository]") -> "Repository":
+    if len(repos) != 1:
+        raise Usage("one repository at a time", hint="--repo URL")
+    return repos[0]
+
+
+def who_may(urls: list[str] | None) -> "ObjectStore | None":
+    """The deleter, where somebody said who that is."""
+    from backup import vaults  # noqa: PLC0415
+
+    if not urls:
+        return None
+    try:
+        return vaults.open_deleter(urls[0])
+    except Usage:
+        return None
 
 
 def gc_told(name: str, swept: Any, marked: Any, *, act: bool) -> list[str]:

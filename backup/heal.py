@@ -1,0 +1,327 @@
+"""What one repository has lost, taken from the other: opened there, checked here by the id that was lost, and
+packed anew, so that every name in every listing leads to its bytes again. What is still whole in a damaged pack
+comes from that pack. A snapshot that cannot be mended in place is copied whole and the old one forgotten.
+
+Nothing is overwritten: damaged packs and segments are marked, and the garbage collection removes them.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from backup import tree, wal
+from backup.blob import Chunk, Kind
+from backup.forget import state
+from backup.index import Catalogue
+from backup.reader import Reader
+from backup.replicate import copies_of, replicate
+from backup.repository import Repository, retry
+from backup.snapshot import Content, Snapshot
+from backup.tree import TREE_BYTES, Node
+from backup.wal import Archive
+from backup.wounds import Wounds, dress, find, needed, salvage
+from backup.writer import Writer
+from infra.objectstore.contract import ObjectStore
+from zaibei.kernel.errors import Damage, Usage
+from zaibei.kernel.progress import Progress
+
+UNHEALED_MAX: Final = 1000
+HEALING: Final = "lost; taken over from the other vault"
+
+
+@dataclass(slots=True, kw_only=True)
+class Healed:
+    """`copied`: snapshot that could not be mended -> the copy that stands for it now."""
+
+    wounds: Wounds
+    indexed: int = 0
+    salvaged: int = 0
+    copied: dict[int, int] = field(default_factory=dict)
+    wal_objects: int = 0
+    unhealed: list[str] = field(default_factory=list)
+    unhealed_count: int = 0
+    got: set[bytes] = field(default_factory=set, repr=False)  # on their way into a pack
+
+    @property
+    def complete(self) -> bool:
+        return self.unhealed_count == 0
+
+    @property
+    def fetched(self) -> int:
+        return len(self.got)
+
+    def lost(self, what: str) -> None:
+        self.unhealed_count += 1
+        if len(self.unhealed) < UNHEALED_MAX:
+            self.unhealed.append(what)
+
+
+def heal(
+    repo: Repository,
+    sibling: Repository,
+    progress: Progress,
+    *,
+    read: bool = True,
+    deleter: ObjectStore | None = None,
+    rng: random.Random | None = None,
+    write: bool = True,
+) -> Healed:
+    """`deleter`: needed only to put WAL in the place of damaged WAL, whose name is fixed. Safe to repeat."""
+    if repo.config.repository == sibling.config.repository:
+        raise Usage(f"{repo.name} and {sibling.name} are one repository")
+    wounds = find(repo, progress, read=read)
+    out = Healed(wounds=wounds)
+    if not write:
+        return out
+    dress(repo, wounds)
+    out.indexed = len(wounds.unindexed)
+    theirs = {_moment(one.content): one for one in sibling.snapshots()}
+    worse: list[Snapshot] = []
+    # After the mark: the writer relies on nothing that is damaged, and takes in what is lost as new.
+    writer = Writer(repo, rng=rng)
+    try:
+        out.salvaged = salvage(repo, wounds, writer, progress)
+        writer.finish()
+        with Reader(sibling) as reader:
+            for one in wounds.whole:
+                if any(id_ not in writer.catalogue for id_ in one.content.tree):
+                    other = theirs.get(_moment(one.content))
+                    if other is None or not _listing(repo, writer, reader, one, other, out):
+                        worse.append(one)
+            writer.finish()
+            worse += _data(repo, wounds, writer, reader, theirs, worse, out, progress)
+            writer.finish()
+    finally:
+        writer.close()
+    _whole_copies(repo, sibling, wounds, worse, out, progress)
+    _wal(repo, sibling, deleter, out, read=read)
+    return out
+
+
+def _moment(content: Content) -> tuple[str, str, str, datetime]:
+    """Two vaults of one run, and a copy and its original, agree in this."""
+    return content.kind, content.label, content.host, content.started
+
+
+def _listing(
+    repo: Repository, writer: Writer, theirs: Reader, one: Snapshot, other: Snapshot, out: Healed
+) -> bool:
+    """The lost pieces of a listing, written anew from the other's: byte for byte, or their ids do not fit."""
+    lost = {n for n, id_ in enumerate(one.content.tree) if id_ not in writer.catalogue}
+    parts: dict[int, list[bytes]] = {n: [] for n in lost}
+    at = size = 0
+    try:
+        for node in theirs.nodes(other):
+            lines = list(tree.encode(node))
+            where = []
+            for line in lines:  # ids have one length, so the lines of both have one length
+                where.append(at)
+                size += len(line)
+                if size >= TREE_BYTES:
+                    at, size = at + 1, 0
+            if not lost.isdisjoint(where):
+                ids = tuple(
+                    repo.keys.blob_id(Kind.DATA.domain, data)
+                    for data in theirs.read_all(node.blobs)
+                )
+                lines = list(tree.encode(replace(node, blobs=ids)))
+                for n, line in zip(where, lines, strict=True):
+                    if n in lost:
+                        parts[n].append(line)
+    except (Damage, ValueError):
+        return False
+    for n in sorted(lost):
+        raw = b"".join(parts[n])
+        if not raw or repo.keys.blob_id(Kind.TREE.domain, raw) != one.content.tree[n]:
+            return False
+        writer.put(Chunk(raw), Kind.TREE)
+        out.got.add(one.content.tree[n])
+    return True
+
+
+def _data(
+    repo: Repository,
+    wounds: Wounds,
+    writer: Writer,
+    theirs: Reader,
+    others: dict[tuple[str, str, str, datetime], Snapshot],
+    worse: list[Snapshot],
+    out: Healed,
+    progress: Progress,
+) -> list[Snapshot]:
+    """Lost blobs of files; returns the snapshots that still lack one."""
+    wanted = needed(repo, wounds, progress)
+    if not writer.catalogue.lacking(wanted).count:
+        return []
+    sizes = Catalogue().load(repo.segments(lambda _key, _bad: None))
+    unmended = []
+    skip = {one.sequence for one in worse}
+    try:
+        with Reader(repo) as ours:
+            for one in wounds.whole:
+                if one.sequence in skip:
+                    continue
+                progress.step(f"{repo.name}: what snapshot {one.sequence} lacks")
+                other = others.get(_moment(one.content))
+                if not _mend(repo, writer, ours, theirs, one, other, sizes, out):
+                    unmended.append(one)
+    finally:
+        sizes.close()
+    return unmended
+
+
+def _mend(
+    repo: Repository,
+    writer: Writer,
+    ours: Reader,
+    theirs: Reader,
+    one: Snapshot,
+    other: Snapshot | None,
+    sizes: Catalogue,
+    out: Healed,
+) -> bool:
+    whole = True
+    there = iter(theirs.nodes(other)) if other is not None else iter(())
+    for node in ours.nodes(one):
+        twin = next(there, None)
+        lost = {i for i in node.blobs if i not in out.got and i not in writer.catalogue}
+        if not lost:
+            continue
+        if twin is None or twin.path != node.path:
+            return False
+        try:
+            for data in _pieces(node, twin, theirs, sizes):
+                id_ = repo.keys.blob_id(Kind.DATA.domain, data)
+                if id_ in lost:
+                    writer.put(Chunk(data), Kind.DATA)
+                    lost.discard(id_)
+                    out.got.add(id_)
+        except Damage:
+            whole = False
+        whole = whole and not lost
+    return whole
+
+
+def _pieces(node: Node, twin: Node, theirs: Reader, sizes: Catalogue) -> Iterator[bytes]:
+    """The file's bytes from the other vault, cut as they were cut here."""
+    if len(node.blobs) == len(twin.blobs):
+        yield from theirs.read_all(twin.blobs)
+        return
+    # The two were cut at different places: by the sizes that the index still knows of what is lost.
+    held, rest = b"", theirs.read_all(twin.blobs)
+    for id_ in node.blobs:
+        places = sizes.places(id_)
+        if not places:
+            return
+        size = places[0].entry.raw_bytes
+        while len(held) < size:
+            more = next(rest, None)
+            if more is None:
+                return
+            held += more
+        yield held[:size]
+        held = held[size:]
+
+
+def _whole_copies(
+    repo: Repository,
+    sibling: Repository,
+    wounds: Wounds,
+    worse: list[Snapshot],
+    out: Healed,
+    progress: Progress,
+) -> None:
+    """The last means: the other vault's snapshot as a new one here, then the old number forgotten."""
+    others = {_moment(o.content): o for o in sibling.snapshots()}
+    known = {_moment(one.content) for one in wounds.whole}
+    for one in worse:
+        other = others.get(_moment(one.content))
+        if other is None:
+            out.lost(f"snapshot {one.sequence}: the other vault does not have it")
+            continue
+        _copy(repo, sibling, one, other, out, progress)
+    # Which of them is which is sealed in what was lost: all that only the other vault has is taken over.
+    fresh = sorted(
+        (o for moment, o in others.items() if moment not in known), key=lambda o: o.sequence
+    )
+    if len(fresh) < len(wounds.snapshots):
+        for sequence, why in wounds.snapshots.items():
+            out.lost(f"snapshot {sequence}: {why}; the other vault has not all of what is lost")
+        return
+    if wounds.snapshots:
+        # First: no copy can join a chain with an unexplained hole. A death after this is found below.
+        state(repo, [wounds.links[s] for s in sorted(wounds.snapshots)], why=HEALING)
+    stood_for = {n for one in repo.snapshots() for n in one.content.facts.get("stands_for", ())}
+    pending = [s for s, f in sorted(repo.forgotten().items()) if f.why == HEALING]
+    if pending := [s for s in pending if s not in stood_for]:
+        done = replicate(
+            sibling,
+            repo,
+            progress,
+            sequences=[o.sequence for o in fresh],
+            with_wal=False,
+            facts={"stands_for": pending},
+        )
+        for sequence, why in done.failed.items():
+            out.lost(f"snapshot {sequence} of {sibling.name}: {why}")
+        out.copied |= dict(zip(pending, done.snapshots.values(), strict=False))
+
+
+def _copy(
+    repo: Repository,
+    sibling: Repository,
+    one: Snapshot,
+    other: Snapshot,
+    out: Healed,
+    progress: Progress,
+) -> None:
+    done = replicate(sibling, repo, progress, sequences=[other.sequence], with_wal=False)
+    if done.failed:
+        out.lost(f"snapshot {other.sequence} of {sibling.name}: {done.failed[other.sequence]}")
+        return
+    state(repo, [one.link], why="damaged; taken over from the other vault")
+    out.copied[one.sequence] = copies_of(sibling, repo)[other.sequence].sequence
+
+
+def _wal(
+    repo: Repository,
+    sibling: Repository,
+    deleter: ObjectStore | None,
+    out: Healed,
+    *,
+    read: bool,
+) -> None:
+    for system in sorted({*wal.systems(repo), *wal.systems(sibling)}):
+        ours, theirs = Archive(repo, system), Archive(sibling, system)
+        held = {i.key: i for i in ours.items()}
+        there = {i.key: i for i in theirs.items()}
+        bad = set()
+        for key, item in held.items() if read else ():
+            try:
+                ours.read(item)
+            except Damage:
+                bad.add(key)
+        for key in sorted(bad | (there.keys() - held.keys())):
+            try:
+                if key not in there:
+                    raise Damage(f"{key}: damaged, and the other vault does not have it")
+                item = there[key]
+                offset, data = theirs.read(item)
+                if key in bad:
+                    if deleter is None:
+                        raise Damage(f"{key}: damaged, and only the deleter can make room for it")
+                    stat = retry(repo.clock, lambda key=key: repo.store.stat(key))  # type: ignore[misc]
+                    deleter.remove(key, version=stat.version)
+                ours.put(
+                    data,
+                    epoch=item.epoch,
+                    timeline=item.timeline,
+                    segment=item.segment,
+                    part=item.part,
+                    offset=offset,
+                )
+                out.wal_objects += 1
+            except Damage as why:
+                out.lost(why.message)

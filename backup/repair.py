@@ -1,0 +1,173 @@
+"""Mending without a second repository: what is whole is kept and found again, what is lost is named, and nothing
+lost is ever called whole. Each snapshot with a loss is committed anew without the lost files, incomplete and
+with their names, and the old one forgotten. `heal` is better wherever another vault has the data.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from backup import tree
+from backup.blob import Chunk, Kind
+from backup.forget import state
+from backup.reader import Reader
+from backup.repository import Repository
+from backup.snapshot import Snapshot
+from backup.tree import TREE_BYTES, Node
+from backup.wounds import Wounds, dress, find, salvage
+from backup.writer import Writer
+from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Progress
+
+PATHS_MAX = 1000  # named one by one; the count is exact
+
+
+@dataclass(slots=True, kw_only=True)
+class Loss:
+    """`replaced_by` None: nothing of it is left."""
+
+    snapshot: int
+    replaced_by: int | None
+    count: int
+    paths: list[str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Repaired:
+    wounds: Wounds
+    indexed: int = 0
+    salvaged: int = 0
+    losses: list[Loss] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is lost. Damage that cost nothing is no loss."""
+        return not self.losses
+
+
+def repair(
+    repo: Repository,
+    progress: Progress,
+    *,
+    read: bool = True,
+    rng: random.Random | None = None,
+    write: bool = True,
+) -> Repaired:
+    """Safe to repeat."""
+    wounds = find(repo, progress, read=read)
+    out = Repaired(wounds=wounds, indexed=len(wounds.unindexed))
+    if not write:
+        return out
+    dress(repo, wounds)
+    writer = Writer(repo, rng=rng)
+    try:
+        out.salvaged = salvage(repo, wounds, writer, progress)
+        writer.finish()
+        with Reader(repo) as reader:
+            # Those that an earlier repair made anew, and died before it forgot the old ones.
+            done = {
+                one.content.facts["repaired_from"]["digest"]: one.sequence
+                for one in wounds.whole
+                if "repaired_from" in one.content.facts
+            }
+            for one in wounds.whole:
+                progress.step(f"{repo.name}: what is left of snapshot {one.sequence}")
+                loss = _anew(repo, writer, reader, one, done)
+                if loss is not None:
+                    out.losses.append(loss)
+    finally:
+        writer.close()
+    for sequence, why in sorted(wounds.snapshots.items()):
+        out.losses.append(Loss(snapshot=sequence, replaced_by=None, count=1, paths=[why]))
+    if wounds.links:
+        state(repo, [wounds.links[s] for s in sorted(wounds.links)], why="lost")
+    return out
+
+
+def _anew(
+    repo: Repository, writer: Writer, reader: Reader, one: Snapshot, done: dict[str, int]
+) -> Loss | None:
+    """None: all of it is there."""
+    lost: list[str] = []
+    kept: list[Node] = []
+    for piece in _readable(reader, one, lost):
+        for node in tree.decode([piece]):
+            if _there(writer, node):
+                kept.append(node)
+            else:
+                lost.append(os.fsdecode(node.path).encode(errors="backslashreplace").decode())
+    if not lost and len(kept) == one.content.entries:
+        return None
+    if not lost:
+        lost.append(f"{one.content.entries - len(kept)} entries of the listing")
+    made = done.get(one.digest)
+    if made is None and kept:
+        made = _commit(writer, one, kept, lost)
+    state(repo, [one.link], why="damaged; what is left was committed anew")
+    return Loss(snapshot=one.sequence, replaced_by=made, count=len(lost), paths=lost[:PATHS_MAX])
+
+
+def _readable(reader: Reader, one: Snapshot, lost: list[str]) -> Iterator[bytes]:
+    """Runs of whole pieces of the listing, each run joined: a file may go on in the next piece. A run that begins
+    in the middle of a file loses that file's name with the piece before it."""
+    run: list[bytes] = []
+    for n, id_ in enumerate(one.content.tree, 1):
+        try:
+            raw = reader.read(id_)
+        except Damage:
+            lost.append(f"piece {n} of {len(one.content.tree)} of the listing, and all it names")
+            if run:
+                yield b"".join(run)
+            run = []
+            continue
+        if not run and n > 1:
+            lines = raw.splitlines(keepends=True)
+            while lines and lines[0].startswith(b'{"more":'):
+                lines.pop(0)
+            raw = b"".join(lines)
+        run.append(raw)
+    if run:
+        yield b"".join(run)
+
+
+def _there(writer: Writer, node: Node) -> bool:
+    size = 0
+    for id_ in node.blobs:
+        places = writer.catalogue.places(id_)
+        if not places:
+            return False
+        size += places[0].entry.raw_bytes
+    return size == node.data_bytes
+
+
+def _commit(writer: Writer, one: Snapshot, kept: list[Node], lost: list[str]) -> int:
+    lines: list[bytes] = []
+    ids: list[bytes] = []
+    size = 0
+    for node in kept:
+        writer.holds(node.blobs)
+        for line in tree.encode(node):
+            lines.append(line)
+            size += len(line)
+            if size >= TREE_BYTES:
+                ids.append(writer.put(Chunk(b"".join(lines)), Kind.TREE))
+                lines, size = [], 0
+    if lines:
+        ids.append(writer.put(Chunk(b"".join(lines)), Kind.TREE))
+    writer.finish()
+    content = one.content
+    facts = {k: v for k, v in content.facts.items() if k != "lock"}
+    origin = {"sequence": one.sequence, "digest": one.digest}
+    made = writer.commit(
+        replace(
+            content,
+            tree=tuple(ids),
+            entries=len(kept),
+            size_bytes=sum(n.size_bytes for n in kept),
+            complete=False,
+            problems=(*content.problems, *(f"lost: {p}" for p in lost[:PATHS_MAX])),
+            facts={**facts, "repaired_from": origin, "lost": len(lost)},
+        )
+    )
+    return made.sequence

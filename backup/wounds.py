@@ -1,0 +1,176 @@
+"""What is damaged or lost in a repository, and the part of mending that needs nobody else: the index from the
+packs' own trailers, what is still whole in damaged packs, and a mark on what must not be relied on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from backup import forgotten, heads, marks, snapshot
+from backup.blob import Chunk
+from backup.cover import cover, write_segment
+from backup.forgotten import Link
+from backup.index import SEGMENT_PACKS, Catalogue, Held
+from backup.pack import check_whole, key_of, open_blob, read_trailer
+from backup.reach import IdSet
+from backup.repository import Repository
+from backup.seal import Kind, Seal
+from backup.snapshot import Snapshot
+from backup.writer import Writer
+from zaibei.kernel.errors import Damage
+from zaibei.kernel.progress import Progress
+
+
+@dataclass(slots=True, kw_only=True)
+class Wounds:
+    """`packs` and `segments`: name -> what is wrong. `snapshots`: number -> what is wrong, `links`: what the
+    chain says of them all the same."""
+
+    packs: dict[str, str] = field(default_factory=dict)
+    segments: dict[str, str] = field(default_factory=dict)
+    snapshots: dict[int, str] = field(default_factory=dict)
+    links: dict[int, Link] = field(default_factory=dict)
+    unindexed: list[str] = field(default_factory=list)  # whole, and in no readable segment
+    whole: list[Snapshot] = field(default_factory=list)
+
+    @property
+    def none(self) -> bool:
+        return not (self.packs or self.segments or self.snapshots or self.unindexed)
+
+
+def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
+    """`read`: every byte of every pack; without it only what is missing, of a wrong size, or not indexed."""
+    out = Wounds()
+    _snapshots(repo, out)
+
+    def damaged(key: str, bad: Damage) -> None:
+        out.segments[key.removeprefix("index/")] = bad.message
+
+    held = Catalogue().load(repo.segments(damaged))
+    try:
+        marked = marks.packs_of(marks.standing(repo))
+        indexed = dict(held.packs())
+        present = set()
+        progress.step(f"{repo.name}: looking at packs")
+        for done, stat in enumerate(repo.store.list("packs/"), 1):
+            name = stat.key.rpartition("/")[2]
+            present.add(name)
+            try:
+                if name in indexed and indexed[name] != stat.size_bytes:
+                    raise Damage(f"{stat.size_bytes} bytes, not {indexed[name]}")
+                if read or name not in indexed:
+                    check_whole(repo.keys, name, repo.read(stat.key))
+                if name not in indexed and name not in marked:
+                    out.unindexed.append(name)
+            except Damage as bad:
+                if name not in marked:
+                    out.packs[name] = bad.message
+            progress.done(done, unit="packs")
+        for name in indexed:
+            if name not in present and name not in marked:
+                out.packs[name] = "missing"
+    finally:
+        held.close()
+    return out
+
+
+def dress(repo: Repository, wounds: Wounds) -> None:
+    """Index what is whole, and mark what is not, so that nothing relies on it. Repeats itself safely."""
+    waiting: list[Held] = []
+    for name in wounds.unindexed:
+        data = repo.read(key_of(name))
+        waiting.append(Held(name, len(data), read_trailer(repo.keys, name, data)))
+        if len(waiting) == SEGMENT_PACKS:
+            write_segment(repo, waiting, None)
+            waiting = []
+    if waiting:
+        write_segment(repo, waiting, None)
+    if wounds.packs or wounds.segments:
+        retired = marks.segments_of(marks.standing(repo)) | frozenset(wounds.segments)
+        done = cover(repo, going=wounds.packs, retired=retired, damaged=frozenset(wounds.segments))
+        marks.write(
+            repo,
+            packs=wounds.packs,
+            segments={*wounds.segments, *done.dirty} - (retired - frozenset(wounds.segments)),
+            observed=[one.sequence for one in wounds.whole],
+            why="damaged",
+        )
+
+
+def salvage(repo: Repository, wounds: Wounds, writer: Writer, progress: Progress) -> int:
+    """Blobs of damaged packs that are whole themselves, packed anew: one flipped bit costs one blob."""
+    saved = 0
+    for name, id_, kind, plain in _whole_blobs(repo, wounds, progress):
+        if writer.put(Chunk(plain), kind) != id_:
+            raise Damage(f"{repo.name}: pack {name}: a blob under another name")
+        saved += 1
+    return saved
+
+
+def needed(repo: Repository, wounds: Wounds, progress: Progress) -> IdSet:
+    """What the whole snapshots need, as far as their listings can be read."""
+    from backup.reach import reachable  # noqa: PLC0415
+    from backup.reader import Reader  # noqa: PLC0415
+
+    out = IdSet()
+    with Reader(repo) as reader:
+        for one in wounds.whole:
+            out.update(b"".join(one.content.tree))
+            try:
+                out.update(b"".join(reachable(repo, [one], progress, reader=reader)))
+            except Damage:
+                continue
+    return out
+
+
+def _whole_blobs(
+    repo: Repository, wounds: Wounds, progress: Progress
+) -> Iterator[tuple[str, bytes, Any, bytes]]:
+    entries = Catalogue().load(repo.segments(lambda _key, _bad: None))
+    try:
+        for name, why in wounds.packs.items():
+            if why == "missing":
+                continue
+            progress.step(f"{repo.name}: what is whole in pack {name[:16]}")
+            try:
+                data = repo.read(key_of(name))
+                one = Seal.of(repo.keys, Kind.PACK, "", data)
+                known = entries.entries(name) or set(read_trailer(repo.keys, name, data))
+            except Damage:
+                continue
+            for e in sorted(known, key=lambda e: e.offset):
+                try:
+                    plain = open_blob(one, e, data[e.offset : e.offset + e.stored_bytes], repo.keys)
+                except Damage:
+                    continue
+                yield name, e.id, e.kind, plain
+    finally:
+        entries.close()
+
+
+def _snapshots(repo: Repository, out: Wounds) -> None:
+    """The chain with its wounds: for what is lost, the neighbours say what it was."""
+    gone = repo.forgotten()
+    present = {snapshot.sequence_of(s.key) for s in repo.listed(snapshot.PREFIX)}
+    remembered = heads.remembered(repo)  # a lost end leaves no hole
+    newest = max((*present, *gone, *(remembered[:1] if remembered else ())), default=0)
+    for sequence in range(snapshot.FIRST, newest + 1):
+        if sequence in gone:
+            continue
+        try:
+            out.whole.append(repo.snapshot(sequence))
+        except Damage as bad:
+            out.snapshots[sequence] = bad.message
+    known = {one.sequence: one.link for one in out.whole} | {s: f.link for s, f in gone.items()}
+    for sequence in out.snapshots:
+        after, before = known.get(sequence + 1), known.get(sequence - 1)
+        digest = after.previous if after else None
+        if after is None and remembered is not None and remembered[0] == sequence:
+            digest = remembered[1]
+        elif after is None and sequence in present:
+            # The newest one: nobody after it says what it was, so what is there is what is stated.
+            digest = repo.keys.suite.digest(repo.read(snapshot.key_of(sequence)))
+        out.links[sequence] = Link(
+            sequence=sequence, digest=digest, previous=before.digest if before else None
+        )
+    links = {**known, **out.links}
+    forgotten.check_chain([links[s] for s in sorted(links)], name=repo.name)
