@@ -48,6 +48,8 @@ def forget(
     """Safe to repeat: what is forgotten already is not said twice. Raises Usage for what was never there,
     Refused for the newest complete or proven one of a group unless `even_the_last`.
     `why` can be read by whoever reads the vault."""
+    if why in (forgotten.LOST, forgotten.HEALED):
+        raise Usage(f"--why {why!r} is what heal and repair say")
     wanted = sorted(set(sequences))
     gone = repo.forgotten()
     links = {one.sequence: one.link for one in repo.snapshots()}

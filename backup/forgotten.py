@@ -18,6 +18,9 @@ from zaibei.kernel.errors import Damage
 PREFIX: Final = "forgets/"
 FIRST: Final = 1
 _DOCUMENT = "forget"
+# Why, where the snapshot itself is damaged or missing: whoever verifies does not ask for it any more.
+LOST: Final = "lost"
+HEALED: Final = "lost; taken over from the other vault"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

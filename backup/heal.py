@@ -14,6 +14,7 @@ from typing import Final
 from backup import tree, wal
 from backup.blob import Chunk, Kind
 from backup.forget import state
+from backup.forgotten import HEALED
 from backup.index import Catalogue
 from backup.reader import Reader
 from backup.replicate import copies_of, replicate
@@ -28,7 +29,6 @@ from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.progress import Progress
 
 UNHEALED_MAX: Final = 1000
-HEALING: Final = "lost; taken over from the other vault"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -252,9 +252,9 @@ def _whole_copies(
         return
     if wounds.snapshots:
         # First: no copy can join a chain with an unexplained hole. A death after this is found below.
-        state(repo, [wounds.links[s] for s in sorted(wounds.snapshots)], why=HEALING)
+        state(repo, [wounds.links[s] for s in sorted(wounds.snapshots)], why=HEALED)
     stood_for = {n for one in repo.snapshots() for n in one.content.facts.get("stands_for", ())}
-    pending = [s for s, f in sorted(repo.forgotten().items()) if f.why == HEALING]
+    pending = [s for s, f in sorted(repo.forgotten().items()) if f.why == HEALED]
     if pending := [s for s in pending if s not in stood_for]:
         done = replicate(
             sibling,

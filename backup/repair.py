@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from backup import tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
+from backup.forgotten import LOST
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.snapshot import Snapshot
@@ -81,7 +82,7 @@ def repair(
     for sequence, why in sorted(wounds.snapshots.items()):
         out.losses.append(Loss(snapshot=sequence, replaced_by=None, count=1, paths=[why]))
     if wounds.links:
-        state(repo, [wounds.links[s] for s in sorted(wounds.links)], why="lost")
+        state(repo, [wounds.links[s] for s in sorted(wounds.links)], why=LOST)
     return out
 
 

@@ -130,6 +130,9 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
         told = repo.forgotten()
         gone, links = set(told), {s: f.link for s, f in told.items()}
     for sequence in gone.intersection(sequences):
+        if told[sequence].why in (forgotten.LOST, forgotten.HEALED):
+            out.note(f"{snapshot.key_of(sequence)} is damaged, and a statement says so")
+            continue
         with out.collecting(snapshot.key_of(sequence)):
             _taken_back(repo, sequence, links[sequence])
     sequences = [s for s in sequences if s not in gone]
