@@ -25,7 +25,7 @@ GENERATIONS_MIN: Final = 3  # in one retention: rounding adds at most a third of
 RETAIN_MAX: Final = timedelta(days=400)  # a COMPLIANCE lock cannot be taken back: 30000d is a slip
 SKEW_MAX: Final = timedelta(minutes=5)
 CALLS_AT_ONCE: Final = 8
-_ALWAYS: Final = (
+ALWAYS: Final = (
     "keys/",
     "epochs/",
     "revoked/",
@@ -120,11 +120,11 @@ def confirm(
     if end is None:
         _present(repo, needed)
         return Confirmed(checked=len(needed), extended=0)
-    always = {s.key: None for prefix in _ALWAYS for s in repo.listed(prefix)}
+    always = {s.key: None for prefix in ALWAYS for s in repo.listed(prefix)}
     every = {CONFIG: None, **always, **needed}
-    found = _many(lambda key: _stat(repo, key, every[key]), sorted(every))
+    found = many(lambda key: _stat(repo, key, every[key]), sorted(every))
     short = too_short(found, end)
-    _many(lambda s: _extend(repo, s.key, end), short)
+    many(lambda s: _extend(repo, s.key, end), short)
     return Confirmed(checked=len(every), extended=len(short))
 
 
@@ -143,14 +143,14 @@ def _present(repo: Repository, needed: Mapping[str, int | None]) -> None:
     if not needed:
         return
     if len(needed) <= CALLS_AT_ONCE:
-        _many(lambda key: _stat(repo, key, needed[key]), sorted(needed))
+        many(lambda key: _stat(repo, key, needed[key]), sorted(needed))
         return
     left = dict(needed)
     for seen in repo.store.list(_common(left)):
         if seen.key in left and left[seen.key] in (None, seen.size_bytes):
             del left[seen.key]
     # A listing may lag behind: what it does not show is asked for by name before it is called lost.
-    _many(lambda key: _stat(repo, key, left[key]), sorted(left))
+    many(lambda key: _stat(repo, key, left[key]), sorted(left))
 
 
 def _common(keys: Iterable[str]) -> str:
@@ -174,7 +174,7 @@ def _stat(repo: Repository, key: str, size_bytes: int | None) -> Stat:
     return found
 
 
-def _many(call: Callable[[T], R], on: Sequence[T]) -> list[R]:
+def many(call: Callable[[T], R], on: Sequence[T]) -> list[R]:
     if len(on) <= 1:
         return [call(one) for one in on]
     with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="lock") as pool:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup import heads, immutability, status
+from backup import heads, immutability, status, witness
 from backup.fanout import Outcome
 from backup.guard.heads import Heads
 from backup.guard.judge import judging
@@ -246,6 +246,7 @@ def _run(
     begun = clock.monotonic()
     writers: list[Writer] = []
     lost: list[Outcome] = []
+    siblings = witness.seen(repos) if len(repos) > 1 else {}
     for repo in repos:
         try:
             heads.check(repo, repo.sequences())
@@ -263,6 +264,7 @@ def _run(
                     rng=rng,
                     judge=_told_of(slot, judging(accept=accept)),
                     fence=fence(slot) if slot else None,
+                    says=witness.fact(repo, siblings),
                 )
             )
         except Usage:

@@ -16,8 +16,10 @@ _TRAILERS: Final = 8  # small reads: a store far away answers slowly, not little
 Damaged = Callable[[str, Damage], None]
 
 
-def catalogue(repo: Repository, *, without: frozenset[str]) -> Catalogue:
-    return Catalogue().load(segments(repo), without=without)
+def catalogue(
+    repo: Repository, *, without: frozenset[str], damaged: Damaged | None = None
+) -> Catalogue:
+    return Catalogue().load(segments(repo, damaged), without=without)
 
 
 def segments(

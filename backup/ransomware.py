@@ -223,7 +223,7 @@ def _come_back(
     try:
         repo = open_repository(past, passphrase, clock=clock)
         damage += verify(repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage
-        with Reader(repo) as reader:
+        with Reader(repo, damaged=lambda _key, _bad: None) as reader:
             for sequence, truth in enumerate(truths, snapshot.FIRST):
                 into = target / str(sequence)
                 restore_files(reader, repo.snapshot(sequence), into, progress=Silent())

@@ -3,7 +3,7 @@ a few are kept, every blob is opened and its id recomputed."""
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Self
 
@@ -25,9 +25,17 @@ _Opened = tuple[Seal, bytes]
 class Reader:
     """Thread-safe. Read order: the snapshot was read first, the index is read here."""
 
-    def __init__(self, repository: Repository, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        catalogue: Catalogue | None = None,
+        *,
+        damaged: Callable[[str, Damage], None] | None = None,
+    ) -> None:
+        """`damaged`: go on without index segments that cannot be read, and say which. One torn segment of
+        a run that failed must not keep a disaster from being restored; what only it names is missed loudly."""
         self.repository = repository
-        self.catalogue = catalogue or repository.catalogue()
+        self.catalogue = catalogue or repository.catalogue(damaged=damaged)
         self._own = catalogue is None
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="restore")
         self._lock = threading.Lock()

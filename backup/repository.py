@@ -199,11 +199,20 @@ class Repository:
                 return one
         raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
 
-    def catalogue(self, *, without: frozenset[str] = frozenset()) -> "Catalogue":
-        """Every index segment, read now, but for packs that are not to be relied on. The caller closes it."""
+    def catalogue(
+        self,
+        *,
+        without: frozenset[str] = frozenset(),
+        damaged: Callable[[str, Damage], None] | None = None,
+    ) -> "Catalogue":
+        """Every index segment, read now, but for packs that are not to be relied on. The caller closes it.
+
+        `damaged` as in `segments`: for who stores again, or misses loudly, what a bad segment names. Never
+        for who deletes.
+        """
         from backup import loading  # noqa: PLC0415 - it takes as long to import as a key to derive
 
-        return loading.catalogue(self, without=without)
+        return loading.catalogue(self, without=without, damaged=damaged)
 
     def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> "Iterator[Segment]":
         """Each index segment, a few read ahead. Without `damaged` the first bad one raises. One that is

@@ -158,7 +158,10 @@ def restore_database(
     room = Room(directory=into, snapshot=snapshot, target=target)
     archive = into / "archive"
     archive.mkdir()
-    with _phase(room, "files", clock), Reader(repo) as reader:
+    with (
+        _phase(room, "files", clock),
+        Reader(repo, damaged=lambda key, bad: progress.note(f"{key}: {bad.message}")) as reader,
+    ):
         restore_files(reader, snapshot, room.data, progress=progress)
         room.data.chmod(0o700)
         _give(into, user)

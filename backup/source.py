@@ -36,6 +36,7 @@ class Source:
         self._snapshot, self._like = snapshot, like
         self._reader: Reader | None = None
         self._own = True
+        self.unread: list[str] = []  # index segments that a restore goes on without
 
     @classmethod
     def of(cls, reader: Reader, snapshot: Snapshot) -> Self:
@@ -54,7 +55,10 @@ class Source:
     @property
     def reader(self) -> Reader:
         if self._reader is None:
-            self._reader = Reader(self.repository)
+            self._reader = Reader(
+                self.repository,
+                damaged=lambda key, bad: self.unread.append(f"{key}: {bad.message}"),
+            )
         return self._reader
 
     def close(self) -> None:
@@ -83,9 +87,12 @@ def entries(sources: Sequence[Source], *, note: Callable[[str], None]) -> Iterat
     done = 0
     for at, source in enumerate(sources):
         try:
-            for node in islice(source.reader.nodes(source.snapshot), done, None):
+            reader = source.reader
+            for line in source.unread:
+                note(line)
+            for node in islice(reader.nodes(source.snapshot), done, None):
                 done += 1
-                yield source.reader, node
+                yield reader, node
         except Damage as bad:
             if at + 1 == len(sources):
                 raise

@@ -7,9 +7,9 @@ to write let the next run find them again, and what is not even indexed is swept
 import random
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from backup import immutability, snapshot
 from backup.blob import Chunk, Kind
@@ -57,16 +57,22 @@ class Writer:
         pack_bytes: int = PACK_BYTES,
         judge: Judge | None = None,
         fence: Fence | None = None,
+        says: Mapping[str, Any] | None = None,
     ) -> None:
+        """`says`: facts that the snapshot in this vault states beside the source's own."""
         self.repository = repository
         self._lock_asked = lock
         self._retain = lock.until if lock else None
-        self._judge, self._fence = judge, fence
+        self._judge, self._fence, self._says = judge, fence, dict(says or {})
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
         self._rng = rng or secrets.SystemRandom()
         self._pack_bytes = pack_bytes
         self._lease = Lease(repository)  # before the index is read
-        self.catalogue = repository.catalogue(without=self._lease.packs)
+        # What a segment that cannot be read names is stored again. Else one torn segment, or junk of somebody
+        # who may write, would stop every backup from now on; `verify` is who tells of it.
+        self.catalogue = repository.catalogue(
+            without=self._lease.packs, damaged=lambda _key, _bad: None
+        )
         self._lock = threading.Lock()
         self._open = _builders()
         self._uploads = Uploads(self._deliver)
@@ -153,9 +159,10 @@ class Writer:
     def commit(self, content: Content) -> Snapshot:
         """The one write that makes the backup exist."""
         repo = self.repository
+        facts = {**content.facts, **self._says}
         if (lock := self._lock_asked) is not None:
-            told = lock.as_fact()
-            content = replace(content, facts={**content.facts, "lock": told})
+            facts["lock"] = lock.as_fact()
+        content = replace(content, facts=facts)
         for _ in range(_COMMIT_ATTEMPTS):
             tip = repo.tip()
             if self._fence is not None:

@@ -15,12 +15,12 @@ from zaibei.kernel.errors import Refused, Usage
 
 def as_of(store: ObjectStore, at: datetime) -> "AsOf":
     """Raises Usage for a store that keeps no versions: it can only show what is there now."""
-    if not (hasattr(store, "versions") and hasattr(store, "read_version")):
+    if not isinstance(store, VersionedStore):
         raise Usage(
             f"{store.name} keeps no versions: it cannot show how it was",
             hint="as-of works on an S3 bucket with versioning",
         )
-    return AsOf(store, at)  # type: ignore[arg-type]  # just asked
+    return AsOf(store, at)
 
 
 def shown(versions: Iterable[Version], at: datetime) -> Version | None:

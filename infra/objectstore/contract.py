@@ -87,6 +87,7 @@ class ObjectStore(Protocol):
         """Extend COMPLIANCE retention. Raises Locked when `until` would shorten it."""
 
 
+@runtime_checkable
 class VersionedStore(ObjectStore, Protocol):
     """A store that shows its past: what the convergence auditor and `as of time T` need."""
 

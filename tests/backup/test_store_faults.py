@@ -22,7 +22,7 @@ from backup.verify import Level, verify
 from infra.objectstore.contract import Locked, NotThere
 from infra.objectstore.memory import LATE_CALLS, Fault, MemoryStore
 from zaibei.kernel.clock import SimClock
-from zaibei.kernel.errors import Refused, Unreachable, ZaibeiError
+from zaibei.kernel.errors import Damage, Refused, Unreachable, ZaibeiError
 from zaibei.kernel.progress import Silent
 
 FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
@@ -57,7 +57,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def restored(repo: Repository, sequence: int, target: Path) -> Tree:
     shutil.rmtree(target, ignore_errors=True)
-    with Reader(repo) as reader:
+    with Reader(repo, damaged=lambda _key, _bad: None) as reader:
         restore_files(reader, repo.snapshot(sequence), target, progress=Silent())
     return tree(target / "source")
 
@@ -185,6 +185,23 @@ def test_a_lock_that_is_only_acknowledged_stops_the_commit(walk: Walk) -> None:
             assert "acknowledged and is not there" in said
             assert repo.sequences() == []
     assert met == {"config", "keys"}
+
+
+def test_a_torn_segment_of_a_run_that_failed_stops_neither_a_restore_nor_the_next_backup(
+    walk: Walk, versions: list[Path], clock: SimClock, tmp_path: Path
+) -> None:
+    met = 0
+    for repo, store, _, _ in walk(Fault.TORN):
+        ((method, key),) = store.log
+        if method == "create" and key.startswith("index/"):
+            met += 1
+            store.faults = {}
+            done = run_files([versions[1]], [repo], clock, random.Random(2), Silent())
+            assert done.complete, done.problems
+            assert restored(repo, 1, tmp_path / "t") == tree(versions[1])
+            with pytest.raises(Damage):  # who deletes by the index takes no such liberty
+                repo.catalogue()
+    assert met
 
 
 # The faults themselves: a schedule proves nothing when its faults do not happen.

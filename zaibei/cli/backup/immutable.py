@@ -1,12 +1,94 @@
-"""`backup drill-ransomware`: what the locks are worth."""
+"""`backup locks` and `backup drill-ransomware`: until when is what locked, and what is that worth?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zaibei.cli.backup.shared import CLOCK, Json, app, say, told
+from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, opened, say, told
 from zaibei.cli.console import progress
+from zaibei.kernel.errors import Usage
+
+if TYPE_CHECKING:
+    from backup.locks import Forecast, Sum
+
+
+@app.command()
+def locks(
+    days: Annotated[int, typer.Option(help="Tell what runs out within so many days.")] = 30,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Until when each snapshot is locked with all that it needs, what runs out next, and what is not locked.
+
+    Ends with 1 when a lock ends before the retention that its run asked for, or when names were covered.
+    A call an object; the WAL archive is not looked at."""
+    with told(), progress() as bar:
+        from datetime import timedelta  # noqa: PLC0415
+
+        from backup.locks import forecast  # noqa: PLC0415
+
+        if days < 1:
+            raise Usage("--days is at least 1")
+        found = [
+            forecast(r, progress=bar, horizon=timedelta(days=days))
+            for r in opened(repo, password_file)
+        ]
+    say(
+        json,
+        {
+            "repositories": [
+                {
+                    "repository": f.repository,
+                    "at": f.at,
+                    "warnings": f.warnings,
+                    "snapshots": [
+                        {
+                            "sequence": s.sequence,
+                            "finished": s.finished,
+                            "asked_until": s.asked,
+                            "locked_until": s.until,
+                            "first_to_end": s.first,
+                            "objects_count": s.objects,
+                        }
+                        for s in f.snapshots
+                    ],
+                    "locked": f.locked,
+                    "unlocked": f.unlocked,
+                    "expiring": {"within_days": days, "sum": f.expiring},
+                    "locked_bytes": [{"from": at, "size_bytes": size} for at, size in f.curve],
+                    "locked_too_long": f.endless,
+                    "covered": {"since": f.covered_since, "sum": f.covered},
+                }
+                for f in found
+            ]
+        },
+        [line for f in found for line in _told(f, days)],
+    )
+    raise typer.Exit(1 if any(f.warnings for f in found) else 0)
+
+
+def _told(f: "Forecast", days: int) -> list[str]:
+    from zaibei.kernel.units import say_bytes  # noqa: PLC0415
+
+    def sum_(of: "Sum") -> str:
+        return f"{of.objects} objects, {say_bytes(of.size_bytes)}"
+
+    return [
+        (
+            f"{f.repository}: locked {sum_(f.locked)}; not locked {sum_(f.unlocked)}; "
+            f"running out within {days} days {sum_(f.expiring)}"
+        ),
+        *(
+            f"{s.sequence:>6}  locked until "
+            f"{'-- not locked --' if s.until is None else f'{s.until:%Y-%m-%d %H:%MZ}'}"
+            f"  {'' if s.asked is None else f'asked {s.asked:%Y-%m-%d %H:%MZ}'}"
+            for s in f.snapshots
+        ),
+        *(f"from {at:%Y-%m-%d %H:%MZ} on {say_bytes(size)} are locked" for at, size in f.curve),
+        *(f"WARNING: {w}" for w in f.warnings),
+    ]
 
 
 @app.command("drill-ransomware")

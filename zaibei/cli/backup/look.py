@@ -21,7 +21,7 @@ from zaibei.cli.backup.shared import (
     snapshot_told,
     told,
 )
-from zaibei.cli.console import plain, progress
+from zaibei.cli.console import plain, progress, talk
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.units import duration, say_bytes, size_bytes
 
@@ -33,16 +33,22 @@ if TYPE_CHECKING:
 def list_(
     repo: Repo = None, password_file: Password = None, as_of: AsOf = None, json: Json = False
 ) -> None:
-    """The snapshots of each repository, oldest first."""
+    """The snapshots of each repository, oldest first. Ends with 1 when one was rolled back, as its sibling saw."""
     with told():
+        from backup import witness  # noqa: PLC0415
+
         all_opened = opened(repo, password_file, as_of=as_of)
         found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
+        lost = witness.rolled_back(all_opened)
+    if lost and not json:
+        for line in lost:
+            talk.print(f"ROLLED BACK: {line}", style="bold red", markup=False)
     if not json and sys.stdout.isatty():
         table(found)
-        return
+        raise typer.Exit(1 if lost else 0)
     say(
         json,
-        {"repositories": found},
+        {"repositories": found, "rolled_back": lost},
         [
             f"{name}  {s['sequence']:>4}  {s['finished']}  {s['kind']:<8} "
             f"{s['size_bytes']:>12} B  {'complete' if s['complete'] else 'INCOMPLETE'}"
@@ -50,6 +56,7 @@ def list_(
             for s in all_
         ],
     )
+    raise typer.Exit(1 if lost else 0)
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> None:
@@ -156,7 +163,7 @@ def verify(
     with told(), progress() as bar:
         import secrets  # noqa: PLC0415
 
-        from backup import status  # noqa: PLC0415
+        from backup import status, witness  # noqa: PLC0415
         from backup import verify as verifying  # noqa: PLC0415
         from backup.ledger import Ledger  # noqa: PLC0415
 
@@ -170,7 +177,9 @@ def verify(
             time=duration(budget_time) if budget_time else None,
         )
         found = []
-        for r in opened(repo, password_file, as_of=as_of):
+        all_opened = opened(repo, password_file, as_of=as_of)
+        lost = witness.rolled_back(all_opened)
+        for r in all_opened:
             # What a vault was says nothing about what it is: no ledger of the past.
             with Ledger(None) if as_of else Ledger.of(r) as ledger:
                 one = verifying.verify(
@@ -192,8 +201,12 @@ def verify(
                         never_verified=cover.never_verified if cover else None,
                         coverage_days=cover.days_a_round if cover else None,
                     )
-    sound = not any(f.damage for f in found)
-    say(json, {"sound": sound, "repositories": found}, [n for f in found for n in _told(f)])
+    sound = not lost and not any(f.damage for f in found)
+    say(
+        json,
+        {"sound": sound, "repositories": found, "rolled_back": lost},
+        [*(n for f in found for n in _told(f)), *(f"ROLLED BACK: {line}" for line in lost)],
+    )
     raise typer.Exit(0 if sound else 1)
 
 
