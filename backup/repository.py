@@ -320,12 +320,27 @@ def create_repository(
     )
     one = Repository(store, config, ring, clock)
     key = signed.sign("key", recipient, ring.signer)
-    one.create(f"keys/{chosen.digest(key)}", key, retain_until=retain_until)
+    where = f"keys/{chosen.digest(key)}"
+    one.create(where, key, retain_until=retain_until)
+    _demand_write_once(one, where, key)
     body = {"format": FORMAT, "repository": repository.hex(), "suite": config.suite}
     body |= {"signer": config.signer.hex(), "created": config.created}
     body |= {"ids": config.ids} if config.ids else {}
     one.create(CONFIG, signed.sign("config", body, ring.signer), retain_until=retain_until)
     return one
+
+
+def _demand_write_once(repo: Repository, key: str, data: bytes) -> None:
+    """A store that ignores If-None-Match lets one writer undo another, and says 200 to both. Found out here,
+    before there is a repository to lose."""
+    with suppress(AlreadyThere):
+        retry(repo.clock, lambda: repo.store.create(key, b"a second writer"))
+        raise Refused(
+            f"{repo.name}: it overwrites what must be created once; no repository was made",
+            hint="zaibei store probe --role vault tells what else it does not keep",
+        )
+    if repo.read(key) != data:
+        raise Refused(f"{repo.name}: refused a second writer and kept its bytes all the same")
 
 
 def read_config(store: ObjectStore, *, clock: Clock) -> Config:

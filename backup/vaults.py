@@ -1,6 +1,7 @@
 """Where repositories are: a directory, an S3 bucket, or the vaults of the provisioned stack."""
 
 import os
+import random
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from infra import sites
 from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Refused, Usage
+from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import state_dir, write_atomic
 
 BUCKET: Final = "zaibei-vault"
@@ -168,10 +170,38 @@ def open_bucket(where: str) -> tuple[ObjectStore, str]:
     return store, where
 
 
+def admitted(url: str, *, clock: Clock, progress: Progress) -> None:
+    """Ask an S3 endpoint everything that a vault must keep, with the environment's keys, which must be allowed to
+    make a scratch bucket. Raises Refused with the reasons. A directory has no such promises to break."""
+    if urlsplit(url).scheme == "file":
+        return
+    from infra.objectstore import admission  # noqa: PLC0415
+
+    access, ca, _, _ = _access(url)
+    admission.demand(
+        admission.probe(
+            access,
+            ca_file=ca,
+            role=admission.StoreRole.VAULT,
+            as_role=WRITER,
+            clock=clock,
+            rng=random.SystemRandom(),
+            progress=progress,
+        )
+    )
+
+
 def _s3(url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA) -> ObjectStore:
-    """The arguments: which variables of the environment say it."""
     from infra.objectstore.s3 import open_store  # noqa: PLC0415
 
+    access, ca_file, bucket, prefix = _access(url, key=key, secret=secret, ca=ca)
+    return open_store(access, ca_file=ca_file, bucket=bucket, role=WRITER, prefix=prefix)
+
+
+def _access(
+    url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA
+) -> tuple[sites.StoreAccess, Path | None, str, str]:
+    """Endpoint and keys, CA, bucket, prefix. The arguments: which variables of the environment say it."""
     parts = urlsplit(url)
     key_id, secret_file = os.environ.get(key), os.environ.get(secret)
     if not key_id or not secret_file:
@@ -183,17 +213,12 @@ def _s3(url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA) -> O
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     ca_file = os.environ.get(ca)
-    return open_store(
-        sites.StoreAccess(
-            endpoint=f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}",
-            region=os.environ.get("AWS_REGION", "us-east-1"),
-            keys={WRITER: (key_id, sites.Secret(file=Path(secret_file)))},
-        ),
-        ca_file=Path(ca_file) if ca_file else None,
-        bucket=bucket,
-        role=WRITER,
-        prefix=prefix,
+    access = sites.StoreAccess(
+        endpoint=f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}",
+        region=os.environ.get("AWS_REGION", "us-east-1"),
+        keys={WRITER: (key_id, sites.Secret(file=Path(secret_file)))},
     )
+    return access, Path(ca_file) if ca_file else None, bucket, prefix
 
 
 def standby(access: sites.StackAccess | None = None) -> tuple[str, str]:

@@ -232,3 +232,11 @@ def _told(f: "Report") -> list[str]:
     if f.damage_count > len(f.findings):
         lines.append(f"DAMAGE: {f.damage_count - len(f.findings)} more")
     return [*lines, *(f"note: {n}" for n in f.notes)]
+
+
+@app.command()
+def breakglass() -> None:
+    """Print the reader that restores without zaibei: one file, to be kept where no lost site can take it."""
+    from importlib.resources import files  # noqa: PLC0415
+
+    print(files("backup").joinpath("breakglass.py").read_text(), end="")

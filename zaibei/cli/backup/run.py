@@ -28,12 +28,26 @@ def init(
     repo: Repo = None,
     password_file: Password = None,
     suite: Suite = Suite.INTL,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Ask each S3 endpoint of --repo first what a vault must keep (a minute).",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Make a repository; without --repo one in each vault of the stack."""
+    """Make a repository; without --repo one in each vault of the stack. A store that overwrites what must be
+    created once is refused in any case."""
     with told():
         from backup.repository import create_repository  # noqa: PLC0415
 
+        if probe:
+            from backup.vaults import admitted  # noqa: PLC0415
+
+            with progress() as bar:
+                for url in repo or []:
+                    admitted(url, clock=CLOCK, progress=bar)
         made = [
             create_repository(store, secret, clock=CLOCK, suite_name=suite.value)
             for store, secret in places(repo, password_file, make=True)
