@@ -1,6 +1,7 @@
 """What snapshots need is found whole, each once, and never less when a listing cannot be read."""
 
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +93,17 @@ def test_a_lost_listing_stops_the_search(
     repo.store.remove(f"packs/{pack[:2]}/{pack}")
     with pytest.raises(Damage):
         reachable(repo, snapshots, Silent())
+
+
+def test_ids_added_one_by_one_weigh_what_they_are() -> None:
+    rng, count = random.Random(3), 100_000
+    one = IdSet()
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            one.add(rng.randbytes(32))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * 32 * count
+    assert len(one) == count
