@@ -6,19 +6,21 @@ Every step may be repeated, and may be the last one. What is locked stays and is
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup import marks, runs, snapshot
+from backup import marks, runs, snapshot, wal
 from backup.cover import cover, names_in
-from backup.gc import View, looked
+from backup.gc import View, looked, still_roots
 from backup.index import Catalogue
 from backup.marks import TERMS, Mark, Terms
+from backup.oldlog import bases, superfluous
 from backup.pack import key_of
 from backup.repository import Repository, retry
 from infra.objectstore.contract import Locked, NotThere, ObjectStore
-from zaibei.kernel.errors import Refused
+from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 
 LOCKED_MAX: Final = 1000  # told one by one; the count is exact
@@ -69,6 +71,7 @@ def sweep(
         hand.remove("snapshots", _forgotten_for_good(repo, now, terms))
         if ripe:
             _packs(repo, hand, ripe, going)
+        hand.remove("wal", _old_log(repo, now, terms))
         hand.remove("runs", runs.over(repo, now, since=2 * terms.grace))
     except Refused as no:
         out.refused = no.message
@@ -129,13 +132,44 @@ def _packs(repo: Repository, hand: "_Hand", ripe: tuple[Mark, ...], going: froze
     )
 
 
+def _old_log(repo: Repository, now: datetime, terms: Terms) -> list[str]:
+    """WAL that neither a kept base backup needs nor one that may still be taken back."""
+    found = wal.systems(repo)
+    if not found:
+        return []
+    kept = repo.snapshots()
+    for sequence in still_roots(repo, terms, now):
+        with suppress(Damage):  # lost: it cannot be taken back
+            kept.append(repo.snapshot(sequence))
+    taken_in = {s.key: s.modified for s in repo.listed(snapshot.PREFIX)}
+    out: list[str] = []
+    for system in found:
+        archive = wal.Archive(repo, system)
+        modified = {s.key: s.modified for s in repo.listed(archive.prefix)}
+        out += superfluous(
+            archive.items(),
+            modified,
+            bases(kept, taken_in, system=system),
+            now=now,
+            grace=terms.grace,
+        )
+    return out
+
+
 def _forgotten_for_good(repo: Repository, now: datetime, terms: Terms) -> list[str]:
     """Snapshot objects that may not be taken back any more."""
-    present = {s.key for s in repo.listed(snapshot.PREFIX)}
-    return [
+    gone = {
         snapshot.key_of(sequence)
-        for sequence, f in sorted(repo.forgotten().items())
-        if now - f.since >= terms.grace and snapshot.key_of(sequence) in present
+        for sequence, f in repo.forgotten().items()
+        if now - f.since >= terms.grace
+    }
+    # Also what a rotation sealed anew: else the copy would outlive the snapshot.
+    tops = ["", *(snapshot.resealed_key(e, "") for e in range(2, repo.keys.epoch + 1))]
+    return [
+        stat.key
+        for top in tops
+        for stat in repo.listed(top + snapshot.PREFIX)
+        if stat.key.removeprefix(top) in gone
     ]
 
 

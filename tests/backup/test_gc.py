@@ -3,7 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,18 +17,21 @@ from backup.gc import Marked, mark
 from backup.job import run_files
 from backup.lease import Lease
 from backup.marks import Terms
+from backup.oldlog import Base, superfluous
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
 from backup.snapshot import Content, key_of
 from backup.sweep import Swept, sweep
 from backup.verify import Level, verify
+from backup.wal import Archive, Item
 from backup.writer import Writer
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Silent
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
@@ -433,6 +436,55 @@ def test_the_newest_snapshot_object_is_removed_and_the_chain_goes_on(world: Worl
     assert world.backup() == 3
     world.check()
     assert key_of(3) in {s.key for s in world.store.list("snapshots/")}
+
+
+def log(*places: tuple[int, int, int | None, int]) -> tuple[list[Item], dict[str, datetime]]:
+    """Timeline, segment, part, and the hour in which it came."""
+    items, times = [], {}
+    for timeline, segment, part, hour in places:
+        key = f"{timeline}/{segment}/{part}"
+        items.append(Item(key=key, epoch=timeline, timeline=timeline, segment=segment, part=part))
+        times[key] = START + hour * HOUR
+    return items, times
+
+
+def test_wal_before_the_oldest_kept_base_backup_goes_and_nothing_after_it() -> None:
+    items, times = log((1, 1, None, 0), (1, 2, None, 1), (1, 3, None, 2), (1, 9, None, 50))
+    kept = [Base(segment=3, modified=START + 3 * HOUR), Base(segment=9, modified=START + 51 * HOUR)]
+    found = superfluous(items, times, kept, now=START + 100 * HOUR, grace=DAY)
+    assert found == ["1/1/None", "1/2/None"]
+    assert superfluous(items, times, kept, now=START + 20 * HOUR, grace=DAY) == []
+
+
+def test_a_cluster_that_went_back_in_time_keeps_its_low_numbers() -> None:
+    items, times = log((1, 1, None, 0), (2, 1, None, 30))
+    kept = [Base(segment=7, modified=START + 5 * HOUR)]
+    assert superfluous(items, times, kept, now=START + 200 * HOUR, grace=DAY) == ["1/1/None"]
+
+
+@pytest.mark.parametrize("kept", [None, []])
+def test_wal_of_which_nobody_knows_who_needs_it_stays(kept: list[Base] | None) -> None:
+    items, times = log((1, 1, None, 0))
+    assert superfluous(items, times, kept, now=START + 200 * HOUR, grace=DAY) == []
+
+
+def test_increments_go_when_their_segment_is_there_whole() -> None:
+    items, times = log((1, 4, 1, 0), (1, 4, 2, 1), (1, 4, None, 2), (1, 5, 1, 3))
+    found = superfluous(items, times, None, now=START + 100 * HOUR, grace=DAY)
+    assert found == ["1/4/1", "1/4/2"]
+
+
+def test_the_sweep_removes_increments_and_leaves_the_segment(world: World) -> None:
+    archive = Archive(world.repo, 7)
+    archive.put(b"a" * 9000, epoch=1, timeline=1, segment=4, part=1)
+    archive.put(b"a" * 9000 + b"b", epoch=1, timeline=1, segment=4)
+    archive.put(b"c" * 900, epoch=1, timeline=1, segment=5, part=1)
+    world.write("a", 1)
+    world.backup()
+    world.clock.sleep(2 * DAY)
+    assert world.sweep().removed["wal"] == 1
+    assert [(i.segment, i.part) for i in archive.items()] == [(4, None), (5, 1)]
+    world.check()
 
 
 def test_a_grace_without_its_margin_makes_no_sense() -> None:
