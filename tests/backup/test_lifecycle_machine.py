@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from backup import rotation
 from backup.errors import Incomplete
 from backup.fanout import Fanout
 from backup.forget import forget
@@ -341,6 +342,13 @@ class Lifecycle(RuleBasedStateMachine):
         done = replicate(self.vaults[0], self.third, Silent(), rng=random.Random(1))
         assert done.complete
         self.copied += [self.truth[0][theirs] for theirs in sorted(done.snapshots)]
+
+    @precondition(lambda self: self.slow is None and self.vaults[0].keys.epoch < 4)
+    @rule(at=st.integers(0, 1))
+    def rotate(self, at: int) -> None:
+        """A new root; what the old one sealed and said until now still counts."""
+        done = rotation.begin(self.vaults[at], why="stolen", passphrases=("x",), kdf=FAST)
+        self.vaults[at] = done.repository
 
     @precondition(lambda self: self.truth[0] and self.slow is None)
     @rule(data=st.data(), flip=st.booleans())
