@@ -85,6 +85,7 @@ class Fanout:
         self._trees: list[list[bytes]] = [[] for _ in writers]
         self._heads = Heads()
         self._committed = False
+        self._expected: int | None = None
         self.entries = 0
         self.size_bytes = 0
 
@@ -95,6 +96,10 @@ class Fanout:
         self._pool.shutdown(cancel_futures=True)
         for w in self._writers:
             w.close()
+
+    def expect(self, size_bytes: int | None) -> None:
+        """About how much will come, for whoever waits; None when nobody knows."""
+        self._expected = size_bytes
 
     def add(self, node: Node, pieces: Iterable[bytes] = ()) -> Node:
         """An entry and its bytes. Raises what `pieces` raises, and then forgets the entry; raises
@@ -127,7 +132,8 @@ class Fanout:
         self._open.append(one)
         self.entries += 1
         self.size_bytes += one.node.size_bytes
-        self._progress.done(self.size_bytes, unit="B")
+        total = None if self._expected is None else max(self._expected, self.size_bytes)
+        self._progress.done(self.size_bytes, total, unit="B")
         while self._open and (len(self._open) > ENTRIES_OPEN or _ready(self._open[0])):
             self._close(self._open.popleft())
 

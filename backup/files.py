@@ -99,6 +99,7 @@ def backup_files(
                 order=order,
                 note=progress.note,
             )
+        out.expect(known.size_bytes())
         seed = _seed(writers, known)
         run = _Run(out=out, cutter=cutter or ByContent(seed), parents=known)
         try:

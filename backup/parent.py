@@ -55,6 +55,11 @@ class Parents:
         self._parents = list(parents)
         self._note = note
 
+    def size_bytes(self) -> int | None:
+        """How large the source was then: the best guess of what it is now."""
+        said = [p.snapshot.content.size_bytes for p in self._parents if p is not None]
+        return max(said, default=None)
+
     def fact(self, name: str) -> Any:
         """What the first vault that has a parent says about it; None when none does."""
         said = [p.snapshot.content.facts.get(name) for p in self._parents if p is not None]

@@ -103,6 +103,41 @@ class Lines:
     def __exit__(self, *gone: object) -> None: ...
 
 
+class JsonLines:
+    """Progress for programs: an object a line. `eta_s` from the pace of the step so far; null while nobody knows
+    the total."""
+
+    def __init__(self) -> None:
+        self._start = self._since = time.monotonic()
+        self._last = float("-inf")
+        self._what = ""
+
+    def step(self, what: str) -> None:
+        self._what, self._since = what, time.monotonic()
+        self._say(step=what)
+
+    def done(self, amount: int, total: int | None = None, *, unit: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last < _EVERY_S:
+            return
+        took = now - self._since
+        eta = round(took * (total - amount) / amount, 1) if total and 0 < amount <= total else None
+        self._say(step=self._what, done=amount, total=total, unit=unit, eta_s=eta)
+
+    def note(self, what: str) -> None:
+        self._say(step=self._what, note=what)
+
+    def _say(self, **fields: Any) -> None:
+        self._last = time.monotonic()
+        line = {"at_s": round(self._last - self._start, 1), **fields}
+        print(json.dumps(line, ensure_ascii=False), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *gone: object) -> None: ...
+
+
 class Bar:
     """Progress for a terminal: a bar with an ETA; finished steps stay as lines with their time."""
 
@@ -164,10 +199,10 @@ class Bar:
         self._bar.stop()
 
 
-def progress() -> Bar | Lines:
-    """A context manager that is a `kernel.progress.Progress`."""
+def progress(*, programs: bool = False) -> Bar | Lines | JsonLines:
+    """A context manager that is a `kernel.progress.Progress`. `programs`: without a terminal it is read by one."""
     if not sys.stderr.isatty() and not _FORCED & set(os.environ):
-        return Lines()
+        return JsonLines() if programs else Lines()
     return Bar() if talk.is_terminal else Lines()
 
 

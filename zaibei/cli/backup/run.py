@@ -95,9 +95,7 @@ def run(
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
 
     Without --files, --postgres and --bucket: the stack's databases, from a standby."""
-    with told(), progress() as bar:
-        from backup import job  # noqa: PLC0415
-        from backup.walk import Rules  # noqa: PLC0415
+    with told(), progress(programs=True) as bar:
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         if sum(map(bool, (files, postgres, bucket))) > 1:
@@ -106,6 +104,10 @@ def run(
             raise Usage("rules are for files", hint="--files")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
         repos, lost = reachable(repo, password_file, make=repo is None)
+        # After the keys: they were loaded while those were derived.
+        from backup import job  # noqa: PLC0415
+        from backup.walk import Rules  # noqa: PLC0415
+
         if files:
             rules = Rules.of(
                 exclude or (), files=exclude_from or (), one_file_system=one_file_system
