@@ -6,6 +6,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -71,6 +72,25 @@ def test_the_deleter_deletes_what_is_not_locked_and_writes_nothing(prepared: Loo
         deleter.remove("deleter/locked", version=locked)
     with pytest.raises(Refused):
         deleter.create("deleter/new", b"x")
+
+
+def test_neither_writer_nor_deleter_gets_past_a_lock_by_bypass_or_by_weakening_it(
+    prepared: LoopbackSite,
+) -> None:
+    until = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
+    version = as_role(prepared, "writer").create("bypass/locked", b"x", retain_until=until)
+    assert version is not None
+    where: Any = {"Bucket": buckets.VAULT, "Key": "bypass/locked", "VersionId": version}
+    weaker: Any = {"Mode": "GOVERNANCE", "RetainUntilDate": until}
+    for role in ("writer", "deleter", "admin"):
+        s3 = connect(prepared.access, ca_file=prepared.ca_file, role=role)
+        with pytest.raises(ClientError):
+            s3.delete_object(**where, BypassGovernanceRetention=True)
+        with pytest.raises(ClientError):
+            s3.put_object_retention(**where, Retention=weaker, BypassGovernanceRetention=True)
+    with pytest.raises(Refused):
+        as_role(prepared, "deleter").retain("bypass/locked", until=until + timedelta(minutes=1))
+    assert as_role(prepared, "auditor").stat("bypass/locked").retain_until == until
 
 
 def test_business_hides_objects_behind_markers_and_never_removes_a_version(
