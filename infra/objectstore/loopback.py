@@ -204,7 +204,9 @@ def _free_ports() -> dict[str, int]:
     found: dict[str, int] = {}
     for _ in range(_TRIES):
         port = _LOWEST + secrets.randbelow(_HIGHEST - _LOWEST)
-        if port not in found.values() and _free(port) and _free(port + _GRPC):
+        # Also not one's HTTP port on another's gRPC port: 21305 + 10000 is in the range that is drawn from.
+        taken = {p + more for p in found.values() for more in (0, _GRPC)}
+        if taken.isdisjoint({port, port + _GRPC}) and _free(port) and _free(port + _GRPC):
             found[_PORTS[len(found)]] = port
             if len(found) == len(_PORTS):
                 return found
