@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from backup import signed
-from backup.errors import Retired
+from backup.errors import Retired, UnknownHost
 from zaibei.kernel.errors import Damage
 
 FIRST_EPOCH: Final = 1
@@ -101,7 +101,7 @@ class Authority:
             raise Damage(f"{what}: names no host") from bad
         host = self.hosts.get(public)
         if host is None:
-            raise Damage(f"{what}: written by a host without a certificate")
+            raise UnknownHost(f"{what}: written by a host without a certificate")
         signed.check(document, body, signature, public, what=what)
         if host.until is not None and sequence > host.until:
             raise Retired(

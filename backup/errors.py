@@ -9,6 +9,7 @@ ZaibeiError
 │   └── NewerFormat     written by a later zaibei
 ├── Damage
 │   ├── Retired         signed by keys or a host whose time was over
+│   ├── UnknownHost     signed by a host that has no certificate
 │   ├── RolledBack      the vault shows fewer snapshots than it once had
 │   └── WalGap          the archive lacks a segment that recovery needs
 └── Incomplete          some of what was asked for was not backed up; the rest was
@@ -34,6 +35,10 @@ class NewerFormat(Missing):
 
 
 class Retired(Damage):
+    pass
+
+
+class UnknownHost(Damage):
     pass
 
 

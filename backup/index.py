@@ -99,8 +99,12 @@ class Lacking:
 
 def encode_segment(keys: Keyring, packs: Sequence[Held]) -> tuple[str, bytes]:
     """Name and bytes."""
+    return seal_segment(keys, segment_plain(packs))
+
+
+def segment_plain(packs: Sequence[Held]) -> bytes:
     rows = sorted(_row(e, at) for at, p in enumerate(packs) for e in p.entries)
-    plain = b"".join(
+    return b"".join(
         [
             _COUNT.pack(len(packs)),
             *(_PACK.pack(bytes.fromhex(p.name), p.size_bytes) for p in packs),
@@ -108,7 +112,6 @@ def encode_segment(keys: Keyring, packs: Sequence[Held]) -> tuple[str, bytes]:
             *rows,
         ]
     )
-    return seal_segment(keys, plain)
 
 
 def seal_segment(keys: Keyring, plain: bytes) -> tuple[str, bytes]:
@@ -117,10 +120,13 @@ def seal_segment(keys: Keyring, plain: bytes) -> tuple[str, bytes]:
 
 
 def read_segment(keys: Keyring, name: str, sealed: bytes) -> Segment:
-    """Every field checked, no loop a row."""
     if keys.suite.digest(sealed) != name:
         raise Damage(f"index {name}: its bytes do not have its name")
-    plain = open_whole(keys, Kind.INDEX, _BOUND, sealed)
+    return parse_segment(name, open_whole(keys, Kind.INDEX, _BOUND, sealed))
+
+
+def parse_segment(name: str, plain: bytes) -> Segment:
+    """Every field checked, no loop a row."""
     try:
         (packs,) = _COUNT.unpack_from(plain)
         at = _COUNT.size + packs * _PACK.size

@@ -5,16 +5,16 @@ index is read, so everything that a listed snapshot needs is in the index that i
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from backup import epochs, forgotten, recipients, signed, snapshot, unlock
 from backup import keys as keying
 from backup.authority import FIRST_EPOCH
-from backup.errors import NewerFormat, NotARepository, Retired
+from backup.errors import NewerFormat, NotARepository, Retired, UnknownHost
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of
@@ -32,10 +32,11 @@ __all__ = [
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from backup.index import Catalogue, Segment
+    from backup.index import Catalogue, Held, Segment
 
 FORMAT: Final = 1
 CONFIG: Final = "config"
+T = TypeVar("T")
 _OBJECT_BYTES_MAX = 256 << 20
 
 
@@ -109,9 +110,9 @@ class Repository:
         return [held[s] for s in sorted(held)]
 
     def snapshot(self, sequence: int) -> Snapshot:
-        key = snapshot.key_of(sequence)
         try:
-            return snapshot.decode(self.keys, self.read(key), sequence=sequence)
+            data = self.read(snapshot.key_of(sequence))
+            return self._knowing(lambda keys: snapshot.decode(keys, data, sequence=sequence))
         except Damage as bad:
             again = self._again(sequence, bad)
             if again is None:
@@ -122,15 +123,21 @@ class Repository:
         """What everybody may know of a snapshot, also who cannot open it."""
         try:
             data = self.read(snapshot.key_of(sequence))
-            body = snapshot.check_link(data, authority=self.keys.authority, sequence=sequence)
+            return self._knowing(lambda keys: snapshot.link_of(keys, data, sequence=sequence))
         except Damage as bad:
             again = self._again(sequence, bad)
             if again is None:
                 raise
             return again.link
-        return Link(
-            sequence=sequence, digest=self.keys.suite.digest(data), previous=body.get("previous")
-        )
+
+    def _knowing(self, check: Callable[[Keyring], T]) -> T:
+        try:
+            return check(self.keys)
+        except UnknownHost:
+            # It may have got its certificate after this repository was opened.
+            found = access(self.store, self.config, clock=self.clock).authority
+            authority = replace(self.keys.authority, hosts=found.hosts)
+            return check(replace(self.keys, authority=authority))
 
     def not_rotated(self) -> None:
         """Raises Busy when the keys that were opened are not the newest any more."""
@@ -220,6 +227,14 @@ class Repository:
         from backup import loading  # noqa: PLC0415
 
         return loading.segments(self, damaged)
+
+    def write_segment(self, packs: "Sequence[Held]", *, retain_until: datetime | None) -> int:
+        """Packs that are in the vault get their names in the index. Its size."""
+        from backup.index import encode_segment  # noqa: PLC0415
+
+        name, sealed = encode_segment(self.keys, packs)
+        self.create(f"index/{name}", sealed, retain_until=retain_until)
+        return len(sealed)
 
     def rebuilt_catalogue(
         self, damaged: Callable[[str, Damage], None] | None = None

@@ -108,6 +108,12 @@ def check_link(data: bytes, *, authority: Authority, sequence: int) -> signed.Bo
     return body
 
 
+def link_of(keys: Keyring, data: bytes, *, sequence: int) -> Link:
+    body = check_link(data, authority=keys.authority, sequence=sequence)
+    digest = keys.suite.digest(data)
+    return Link(sequence=sequence, digest=digest, previous=body.get("previous"))
+
+
 def decode(keys: Keyring, data: bytes, *, sequence: int) -> Snapshot:
     what = key_of(sequence)
     body = check_link(data, authority=keys.authority, sequence=sequence)

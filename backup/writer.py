@@ -15,7 +15,7 @@ from backup import immutability, snapshot
 from backup.blob import Chunk, Kind
 from backup.guard.heads import Heads
 from backup.immutability import Lock
-from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
+from backup.index import SEGMENT_PACKS, Catalogue, Held
 from backup.lease import Lease
 from backup.pack import PACK_BYTES, Builder, Pack, key_of
 from backup.repository import Repository
@@ -215,10 +215,9 @@ class Writer:
 
     def _index(self, packs: Sequence[Held]) -> None:
         if packs:
-            name, sealed = encode_segment(self.repository.keys, packs)
-            self.repository.create(f"index/{name}", sealed, retain_until=self._retain)
+            size_bytes = self.repository.write_segment(packs, retain_until=self._retain)
             with self._lock:
-                self._stored += len(sealed)
+                self._stored += size_bytes
 
 
 def _builders() -> list[Builder]:
