@@ -104,14 +104,8 @@ def encode_segment(keys: Keyring, packs: Sequence[Held]) -> tuple[str, bytes]:
 
 def segment_plain(packs: Sequence[Held]) -> bytes:
     rows = sorted(_row(e, at) for at, p in enumerate(packs) for e in p.entries)
-    return b"".join(
-        [
-            _COUNT.pack(len(packs)),
-            *(_PACK.pack(bytes.fromhex(p.name), p.size_bytes) for p in packs),
-            _COUNT.pack(len(rows)),
-            *rows,
-        ]
-    )
+    named = [_PACK.pack(bytes.fromhex(p.name), p.size_bytes) for p in packs]
+    return b"".join([_COUNT.pack(len(packs)), *named, _COUNT.pack(len(rows)), *rows])
 
 
 def seal_segment(keys: Keyring, plain: bytes) -> tuple[str, bytes]:

@@ -5,6 +5,7 @@ takes the future from them, and only a finished one the past.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from backup import recipients, signed, snapshot, unlock
 from backup.authority import FIRST_EPOCH
@@ -94,9 +95,12 @@ def add_escrow(repo: Repository, *, threshold: int, shares: int, name: str) -> l
     return words
 
 
-def add_host(repo: Repository, *, name: str) -> HostKey:
-    """A certificate for a machine that may write and not read. The key is for that machine alone."""
+def add_host(repo: Repository, *, name: str, file: Path | None = None) -> HostKey:
+    """A certificate for a machine that may write and not read. The key is for that machine alone; with `file` it is
+    saved before anybody is asked to trust it."""
     one = HostKey.new(repo.keys, name=name)
+    if file is not None:
+        one.save(file)
     body: signed.Body = {
         "format": 2,
         "kind": WRITER,
@@ -110,17 +114,21 @@ def add_host(repo: Repository, *, name: str) -> HostKey:
     return one
 
 
-def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) -> Revocation:
-    """Safe to repeat. `until`: the last snapshot that a host is believed for; default is the newest there is.
-    Raises Refused rather than leave nobody who could open the next epoch."""
-    known = members(repo)
-    found = [m for m in known if m.id.startswith(id_)] if id_ else []
+def find(repo: Repository, id_: str) -> Member:
+    """By the beginning of an id."""
+    found = [m for m in members(repo) if m.id.startswith(id_)] if id_ else []
     if len(found) != 1:
         raise Usage(
             f"{repo.name}: {'several recipients begin with' if found else 'no recipient'} {id_!r}",
             hint="zaibei backup key list shows them",
         )
-    who = found[0]
+    return found[0]
+
+
+def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) -> Revocation:
+    """Safe to repeat. `until`: the last snapshot that a host is believed for; default is the newest there is.
+    Raises Refused rather than leave nobody who could open the next epoch."""
+    who, known = find(repo, id_), members(repo)
     if who.revoked is not None and until is None:
         return who.revoked
     if who.kind != WRITER and not [

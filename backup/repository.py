@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from backup import epochs, forgotten, recipients, signed, snapshot, unlock
+from backup import epochs, forgotten, recipients, resealed, signed, snapshot, unlock
 from backup import keys as keying
-from backup.authority import FIRST_EPOCH
 from backup.errors import NewerFormat, NotARepository, Retired, UnknownHost
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
@@ -83,13 +82,7 @@ class Repository:
 
     def named(self, prefix: str) -> list[Stat]:
         """`listed`, where what was sealed anew stands for an original that is gone. In key order."""
-        found = {s.key: s for s in self.listed(prefix)}
-        for epoch in self._rotations():
-            again = snapshot.resealed_key(epoch, "")
-            for stat in self.listed(again + prefix):
-                key = stat.key.removeprefix(again)
-                found.setdefault(key, replace(stat, key=key))
-        return [found[key] for key in sorted(found)]
+        return resealed.named(self, prefix)
 
     def sequences(self) -> list[int]:
         """Those that are there and not forgotten."""
@@ -114,7 +107,7 @@ class Repository:
             data = self.read(snapshot.key_of(sequence))
             return self._knowing(lambda keys: snapshot.decode(keys, data, sequence=sequence))
         except Damage as bad:
-            again = self._again(sequence, bad)
+            again = resealed.snapshot_of(self, sequence, bad)
             if again is None:
                 raise
             return again
@@ -125,7 +118,7 @@ class Repository:
             data = self.read(snapshot.key_of(sequence))
             return self._knowing(lambda keys: snapshot.link_of(keys, data, sequence=sequence))
         except Damage as bad:
-            again = self._again(sequence, bad)
+            again = resealed.snapshot_of(self, sequence, bad)
             if again is None:
                 raise
             return again.link
@@ -152,30 +145,10 @@ class Repository:
         try:
             return open_whole(self.keys, kind, key, self.read(key))
         except Damage as gone:
-            found = self._resealed(key) if isinstance(gone.__cause__, NotThere) else None
+            found = resealed.find(self, key) if isinstance(gone.__cause__, NotThere) else None
             if found is None:
                 raise
         return open_whole(self.keys, kind, snapshot.resealed_key(found[0], key), found[1])
-
-    def _again(self, sequence: int, bad: Damage) -> Snapshot | None:
-        # Flipped bits are not among these: a copy must not hide that the original is damaged.
-        if not (isinstance(bad, Retired) or isinstance(bad.__cause__, NotThere)):
-            return None
-        found = self._resealed(snapshot.key_of(sequence))
-        if found is None:
-            return None
-        return snapshot.decode_resealed(self.keys, found[1], epoch=found[0], sequence=sequence)
-
-    def _rotations(self) -> range:
-        """Epochs that may have sealed things anew, the newest first."""
-        return range(self.keys.epoch, FIRST_EPOCH, -1)
-
-    def _resealed(self, key: str) -> tuple[int, bytes] | None:
-        for epoch in self._rotations():
-            found = Vault(self.store, self.clock).find(snapshot.resealed_key(epoch, key))
-            if found is not None:
-                return epoch, found
-        return None
 
     def tip(self) -> Link | None:
         """The end of the chain, forgotten or not: what the next snapshot follows. Reads one snapshot."""

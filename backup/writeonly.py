@@ -25,8 +25,13 @@ from zaibei.kernel.state import state_dir, write_atomic
 class HostRepository(Repository):
     """Everything that reads contents raises Refused."""
 
-    def catalogue(self, *, without: frozenset[str] = frozenset()) -> Catalogue:
-        return Catalogue().load(self.segments(), without=without)
+    def catalogue(
+        self,
+        *,
+        without: frozenset[str] = frozenset(),
+        damaged: Callable[[str, Damage], None] | None = None,
+    ) -> Catalogue:
+        return Catalogue().load(self.segments(damaged), without=without)
 
     def segments(self, damaged: Callable[[str, Damage], None] | None = None) -> Iterator[Segment]:
         """Its own, as remembered. A damaged memory is no memory."""

@@ -4,6 +4,7 @@ found or something is incomplete, 2 the request was wrong. Beside the stack file
 from zaibei.cli.backup import (
     bench,
     immutable,
+    key,
     lifecycle,
     look,
     point,
@@ -18,6 +19,7 @@ __all__ = [
     "app",
     "bench",
     "immutable",
+    "key",
     "lifecycle",
     "look",
     "point",

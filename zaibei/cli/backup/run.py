@@ -42,6 +42,12 @@ def init(
     with told():
         from backup.repository import create_repository  # noqa: PLC0415
 
+        found = places(repo, password_file, make=True)
+        if not all(isinstance(secret, str) for _, secret in found):
+            raise Usage(
+                "a repository is made with a passphrase",
+                hint="--password-file; then `key add`, and `key revoke` the passphrase",
+            )
         if probe:
             from backup.vaults import admitted  # noqa: PLC0415
 
@@ -50,7 +56,7 @@ def init(
                     admitted(url, clock=CLOCK, progress=bar)
         made = [
             create_repository(store, secret, clock=CLOCK, suite_name=suite.value)
-            for store, secret in places(repo, password_file, make=True)
+            for store, secret in found
         ]
         say(
             json,

@@ -57,6 +57,65 @@ Which = Annotated[
 ]
 
 
+class _With:
+    """What opens the repositories instead of a passphrase: the group's own options, the same for each command."""
+
+    identity_file: Path | None = None
+    shares_file: Path | None = None
+    host_key: Path | None = None
+
+    def given(self) -> Any:
+        """A private key, those that shares lead to, or a host's key. None: a passphrase opens."""
+        files = [f for f in (self.identity_file, self.shares_file, self.host_key) if f]
+        if len(files) > 1:
+            raise Usage("one of --identity-file, --shares-file and --host-key")
+        if not files:
+            return None
+        from backup import keyfile  # noqa: PLC0415
+        from backup.host import HostKey  # noqa: PLC0415
+
+        if self.identity_file:
+            return keyfile.load(self.identity_file)
+        return keyfile.load_shares(files[0]) if self.shares_file else HostKey.load(files[0])
+
+
+_WITH = _With()
+
+
+@app.callback()
+def opening(
+    identity_file: Annotated[
+        Path | None, typer.Option(help="Open with a private key, from `key new`.")
+    ] = None,
+    shares_file: Annotated[
+        Path | None, typer.Option(help="Open with escrow words, a share a line.")
+    ] = None,
+    host_key: Annotated[
+        Path | None, typer.Option(help="Write as a host that cannot read: for `run`.")
+    ] = None,
+) -> None:
+    """Encrypted backups, proven by restoring."""
+    _WITH.identity_file, _WITH.shares_file, _WITH.host_key = identity_file, shares_file, host_key
+
+
+def open_with(store: Any, secret: Any) -> "Repository":
+    """A passphrase, a private key, one of several, or a host's key."""
+    from backup.errors import WrongKey  # noqa: PLC0415
+    from backup.repository import open_repository  # noqa: PLC0415
+
+    if isinstance(secret, tuple):
+        *others, last = secret
+        for one in others:
+            with suppress(WrongKey):
+                return open_repository(store, one, clock=CLOCK)
+        return open_repository(store, last, clock=CLOCK)
+    if _WITH.host_key:
+        from backup.writeonly import open_write_only  # noqa: PLC0415
+
+        return open_write_only(store, secret, clock=CLOCK)
+    return open_repository(store, secret, clock=CLOCK)
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """The contract of this group: 2 for a wrong request, 1 for everything else that is not true."""
@@ -69,10 +128,16 @@ def told() -> Iterator[None]:
 
 def places(
     urls: list[str] | None, password_file: Path | None, *, make: bool
-) -> list[tuple[Any, str]]:
-    """Stores and the passphrase that is theirs."""
+) -> list[tuple[Any, Any]]:
+    """Stores and what opens them."""
     from backup import vaults  # noqa: PLC0415
 
+    if (other := _WITH.given()) is not None:
+        if password_file is not None:
+            raise Usage("a passphrase and a key file: which one?")
+        return [
+            (s, other) for s in ([vaults.open_url(u) for u in urls or ()] or vaults.stack_stores())
+        ]
     if urls:
         if password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
@@ -92,11 +157,9 @@ def opened(
     urls: list[str] | None, password_file: Path | None, *, as_of: str | None = None
 ) -> "list[Repository]":
     """With `as_of` as the vaults were then, read-only."""
-    from backup.repository import open_repository  # noqa: PLC0415
-
     _meanwhile("backup.reader")
     found = _as_of(places(urls, password_file, make=False), as_of)
-    return [open_repository(store, secret, clock=CLOCK) for store, secret in found]
+    return [open_with(store, secret) for store, secret in found]
 
 
 def answering(
@@ -105,14 +168,13 @@ def answering(
     """`opened`, with None for a vault that does not answer or does not open, and why: after a disaster one of
     them is gone. Raises when none is left."""
     from backup.errors import WrongKey  # noqa: PLC0415
-    from backup.repository import open_repository  # noqa: PLC0415
 
     _meanwhile("backup.restore")
     able: list[Repository | None] = []
     lost: list[str] = []
     for store, secret in _as_of(places(urls, password_file, make=False), as_of):
         try:
-            able.append(open_repository(store, secret, clock=CLOCK))
+            able.append(open_with(store, secret))
         except WrongKey:
             raise
         except ZaibeiError as bad:
@@ -124,7 +186,7 @@ def answering(
     return able, lost
 
 
-def _as_of(found: list[tuple[Any, str]], when: str | None) -> list[tuple[Any, str]]:
+def _as_of(found: list[tuple[Any, Any]], when: str | None) -> list[tuple[Any, Any]]:
     if when is None:
         return found
     from infra.objectstore import asof  # noqa: PLC0415
@@ -160,7 +222,6 @@ def reachable(
     urls: list[str] | None, password_file: Path | None, *, make: bool
 ) -> "tuple[list[Repository], list[str]]":
     """The repositories that open, and why the others do not: one dead vault stops no backup."""
-    from backup.repository import open_repository  # noqa: PLC0415
     from backup.vaults import ensure  # noqa: PLC0415
 
     _meanwhile("backup.job", "backup.files")
@@ -168,7 +229,8 @@ def reachable(
     found = places(urls, password_file, make=make)
     for store, secret in found:
         try:
-            able.append((ensure if make else open_repository)(store, secret, clock=CLOCK))
+            making = make and isinstance(secret, str)
+            able.append(ensure(store, secret, clock=CLOCK) if making else open_with(store, secret))
         except Usage:
             raise
         except ZaibeiError as bad:

@@ -1,0 +1,75 @@
+"""Secrets in files: a private key on one line, and shares of one, a line each. Never on a command line."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from backup import escrow
+from backup.curve import CURVES, curve
+from backup.recipients import Identity
+from zaibei.kernel.errors import Damage, Refused, Usage
+from zaibei.kernel.state import write_atomic
+
+_MARK: Final = "zaibei-identity"
+_PUBLIC: Final = "zaibei-public"
+
+
+def public_text(one: Identity) -> str:
+    """What is given to whoever lets it in."""
+    return f"{_PUBLIC}:{one.curve}:{one.public.hex()}"
+
+
+def parse_public(text: str) -> tuple[str, bytes]:
+    """Curve and public key."""
+    mark, _, rest = text.strip().partition(":")
+    name, _, raw = rest.partition(":")
+    if mark != _PUBLIC or name not in CURVES:
+        raise Usage(
+            f"not a public key: {text!r}", hint=f"{_PUBLIC}:x25519:HEX, as `key new` prints it"
+        )
+    try:
+        public = bytes.fromhex(raw)
+        curve(name).encapsulate(public)
+    except (ValueError, Damage) as bad:
+        raise Usage(f"not a public key of {name}: {raw!r}") from bad
+    return name, public
+
+
+def save(one: Identity, file: Path) -> None:
+    if file.exists():
+        raise Refused(f"{file} is there already", hint="another name; it is not overwritten")
+    text = f"# {public_text(one)}\n{_MARK}:{one.curve}:{one.private.hex()}\n"
+    write_atomic(file, text, mode=0o600)
+
+
+def load(file: Path) -> Identity:
+    """Raises Usage, also for a file that others can read: it would be everybody's key."""
+    for line in _lines(file):
+        mark, _, rest = line.partition(":")
+        name, _, raw = rest.partition(":")
+        try:
+            if mark == _MARK:
+                one = Identity(curve=name, private=bytes.fromhex(raw))
+                curve(name).public(one.private)
+                return one
+        except (ValueError, Damage) as bad:
+            raise Usage(f"{file}: not a private key of {name}") from bad
+    raise Usage(f"{file}: no private key in it", hint="zaibei backup key new makes one")
+
+
+def load_shares(file: Path) -> tuple[Identity, ...]:
+    """What the shares lead to. They do not say of which curve it is, so it is one of these."""
+    private = escrow.join(_lines(file))
+    return tuple(Identity(curve=name, private=private) for name in CURVES)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        if os.stat(file).st_mode & 0o077:  # noqa: PTH116 - follows links, as the read does
+            raise Usage(f"{file} can be read by others", hint=f"chmod 600 {file}")
+        text = file.read_text()
+    except FileNotFoundError as gone:
+        raise Usage(f"{file}: no such file") from gone
+    except UnicodeDecodeError as bad:
+        raise Usage(f"{file}: not text") from bad
+    return [s for line in text.splitlines() if (s := line.strip()) and not s.startswith("#")]

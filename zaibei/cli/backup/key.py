@@ -1,0 +1,234 @@
+"""`backup key`: who can open, who can write, and a new root when a key is lost. Secrets come from files and go to
+files; only the words of an escrow are printed, once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zaibei.cli.backup.lifecycle import Confirm, confirmed
+from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
+from zaibei.cli.console import progress, talk
+from zaibei.kernel.errors import Usage
+
+if TYPE_CHECKING:
+    from backup.membership import Member
+    from backup.repository import Repository
+
+key = typer.Typer(no_args_is_help=True, help="Who can open, who can write, and a new root.")
+app.add_typer(key, name="key")
+Name = Annotated[str, typer.Option(help="For people; readable by whoever reads the vault.")]
+
+
+@key.command()
+def new(
+    file: Annotated[Path, typer.Argument(help="Where the private key goes, mode 0600.")],
+    curve: Annotated[str, typer.Option(help="x25519 or sm2.")] = "x25519",
+    json: Json = False,
+) -> None:
+    """Make a private key; what it prints is for `key add --public`."""
+    with told():
+        from backup import keyfile  # noqa: PLC0415
+        from backup.curve import CURVES  # noqa: PLC0415
+        from backup.recipients import Identity  # noqa: PLC0415
+
+        if curve not in CURVES:
+            raise Usage(f"no curve {curve!r}", hint=f"one of {', '.join(CURVES)}")
+        one = Identity.new(curve)
+        keyfile.save(one, file)
+        say(json, {"file": file, "public": keyfile.public_text(one)}, [keyfile.public_text(one)])
+
+
+@key.command()
+def add(
+    new_password_file: Annotated[
+        Path | None, typer.Option(help="Its first line opens the repository from now on.")
+    ] = None,
+    public: Annotated[str | None, typer.Option(help="As `key new` printed it.")] = None,
+    host: Annotated[
+        Path | None,
+        typer.Option(help="A key file for a machine that may write and not read goes here."),
+    ] = None,
+    name: Name = "",
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Let somebody in: a passphrase, a public key, or a write-only host."""
+    with told():
+        from backup import keyfile, membership, vaults  # noqa: PLC0415
+
+        if sum(map(bool, (new_password_file, public, host))) != 1:
+            raise Usage("one of --new-password-file, --public and --host")
+        if host and not name:
+            raise Usage("a host has a name", hint="--name web-1")
+        repos = opened(repo, password_file)
+        if host and len(repos) > 1:
+            raise Usage("a host key is of one repository", hint="--repo, one at a time")
+        for one in repos:
+            if new_password_file:
+                said = vaults.passphrase(new_password_file)
+                membership.add_passphrase(one, said, name=name)
+            elif public:
+                curve, raw = keyfile.parse_public(public)
+                membership.add_key(one, curve=curve, public=raw, name=name)
+            elif host:
+                membership.add_host(one, name=name, file=host)
+        say(json, {"repositories": [r.name for r in repos]}, [f"let in: {r.name}" for r in repos])
+
+
+@key.command("list")
+def list_(repo: Repo = None, password_file: Password = None, json: Json = False) -> None:
+    """Everybody who was ever let in."""
+    with told():
+        from backup.membership import members  # noqa: PLC0415
+
+        found = {r.name: (r, members(r)) for r in opened(repo, password_file)}
+    say(
+        json,
+        {
+            "repositories": {
+                name: {"epoch": r.keys.epoch, "members": all_} for name, (r, all_) in found.items()
+            }
+        },
+        [f"{name}  {_line(m)}" for name, (_, all_) in found.items() for m in all_],
+    )
+
+
+@key.command()
+def revoke(
+    who: Annotated[str, typer.Argument(help="The beginning of an id from `key list`.")],
+    why: Annotated[str, typer.Option(help="Readable by whoever reads the vault.")] = "by hand",
+    until: Annotated[
+        int | None, typer.Option(help="Of a host: the last of its snapshots that is believed.")
+    ] = None,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Let somebody out. A host is refused at once; a recipient opens what is there until `key rotate`."""
+    with told():
+        from backup import membership  # noqa: PLC0415
+
+        repos = opened(repo, password_file)
+        act = confirmed([r.name for r in repos], confirm, dry_run=False)
+        out = {}
+        for one in repos:
+            found = membership.find(one, who)
+            if act:
+                membership.revoke(one, found.id, why=why, until=until)
+            out[one.name] = found
+    lines = [f"{name}: {'revoked' if act else 'to revoke'}: {_line(m)}" for name, m in out.items()]
+    if act and any(m.opens for m in out.values()):
+        lines.append("it still opens what is there: zaibei backup key rotate")
+    say(json, {"done": act, "repositories": out}, lines)
+    raise typer.Exit(0 if act else 2)
+
+
+@key.command()
+def rotate(
+    why: Annotated[str, typer.Option(help="Readable by whoever reads the vault.")] = "by hand",
+    also_password_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of an old passphrase that would drop out otherwise; repeatable."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="No new root: go on sealing the past anew.")
+    ] = False,
+    announce_only: Annotated[
+        bool, typer.Option("--announce-only", help="Seal the past anew later, with --resume.")
+    ] = False,
+    confirm: Confirm = None,
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """A new root, and everything sealed once more under it. May be ended at any time: --resume goes on.
+
+    Restart what was running before (the WAL archiver): it goes on under the old root."""
+    with told(), progress() as bar:
+        from backup import anew, rotation, vaults  # noqa: PLC0415
+
+        repos = opened(repo, password_file)
+        act = confirmed([r.name for r in repos], confirm, dry_run=False)
+        files = [password_file, *(also_password_file or ())] if repo else also_password_file or []
+        said = [vaults.passphrase(f) for f in files if f is not None]
+        out: dict[str, Any] = {}
+        for one in repos:
+            if not act:
+                out[one.name] = {"epoch": one.keys.epoch, "left": anew.progress_of(one).left}
+                continue
+            out[one.name] = _rotated(one, bar, rotation, anew, why, said, resume, announce_only)
+    lines = [
+        f"{name}: epoch {o['epoch']}, {o['left']} objects are still to be sealed anew"
+        + "".join(f"\n{name}: DROPPED OUT: {d}" for d in o.get("dropped", ()))
+        + "".join(f"\n{name}: NOT SEALED ANEW: {p}" for p in o.get("problems", ()))
+        for name, o in out.items()
+    ]
+    say(json, {"done": act, "repositories": out}, lines)
+    whole = all(announce_only or not (o["left"] or o.get("problems")) for o in out.values())
+    raise typer.Exit(2 if not act else 0 if whole else 1)
+
+
+@key.command()
+def escrow(
+    shares: Annotated[int, typer.Option(help="How many people get one.")] = 5,
+    threshold: Annotated[int, typer.Option(help="How many of them open the repository.")] = 3,
+    name: Name = "escrow",
+    repo: Repo = None,
+    password_file: Password = None,
+    json: Json = False,
+) -> None:
+    """Print shares of a new key, once: write each down for one person. They are stored nowhere."""
+    with told():
+        from backup import membership  # noqa: PLC0415
+
+        out = {}
+        for one in opened(repo, password_file):
+            out[one.name] = membership.add_escrow(
+                one, threshold=threshold, shares=shares, name=name
+            )
+    talk.print(
+        f"[bold red]ESCROW:[/] any {threshold} of these {shares} open the repository. "
+        "They are not shown again."
+    )
+    say(
+        json,
+        {"threshold": threshold, "repositories": out},
+        [
+            f"{repository}\n" + "\n".join(f"  {n} of {shares}: {w}" for n, w in enumerate(words, 1))
+            for repository, words in out.items()
+        ],
+    )
+
+
+def _rotated(
+    one: "Repository",
+    bar: Any,
+    rotation: Any,
+    anew: Any,
+    why: str,
+    said: list[str],
+    resume: bool,
+    announce_only: bool,
+) -> dict[str, Any]:
+    dropped: tuple[str, ...] = ()
+    if not resume:
+        begun = rotation.begin(one, why=why, passphrases=said)
+        one, dropped = begun.repository, begun.dropped
+    done = anew.Anew() if announce_only else anew.seal_anew(one, bar)
+    return {
+        "epoch": one.keys.epoch,
+        "dropped": dropped,
+        "sealed_anew": {"snapshots": done.snapshots, "wal": done.wal, "packs": done.packs},
+        "problems": done.problems,
+        "left": anew.progress_of(one).left,
+    }
+
+
+def _line(m: "Member") -> str:
+    gone = f"  REVOKED ({m.revoked.why})" if m.revoked else ""
+    opens = "opens" if m.opens else "writes" if m.kind == "writer" else "opens no more"
+    carried = "" if m.carried or m.kind == "writer" else ", has to be given at a rotation"
+    return f"{m.id}  {m.kind:<10} {m.name:<16} epoch {m.epoch}  {opens}{carried}{gone}"
