@@ -3,8 +3,12 @@ SHELL := /bin/sh
 PY := .venv/bin/python -P
 SEED ?= 1
 SECONDS_EACH ?= 60
+SIZE ?= 1.3GB
+ROUNDS ?= 5
+CHUNKS ?= 10000000
+CAMPAIGN ?= 20
 
-.PHONY: setup lab-setup drill test check fuzz sim wheel docs lock clean
+.PHONY: setup lab-setup drill test check fuzz sim wheel docs lock clean bench-backup bench-index bench-wal campaign-backup ransomware-drill test-ceph
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +17,12 @@ help:
 	  'make test    everything that guards main (~10 minutes; with root one lab boot is in it)' \
 	  'make check   formatting, lint, types, import contracts' \
 	  'make fuzz    every parser of backups under atheris: make fuzz SECONDS_EACH=60' \
+	  'make bench-backup     beside restic and borg: make bench-backup SIZE=1.3GB ROUNDS=5' \
+	  'make bench-index      ten million chunks within 512 MiB' \
+	  'make bench-wal        how old the log in the vaults is (<= 2 s p99)' \
+	  'make campaign-backup  every storage call of every step, and the model for longer' \
+	  'make ransomware-drill ten minutes of an attacker with the keys of the writer' \
+	  'make test-ceph        the backup path on Ceph RGW from Debian (installs it)' \
 	  'make sim     the seeded simulation: make sim SEED=7' \
 	  'make wheel   the wheel, and the tests of its layout' \
 	  'make docs    the generated pages of docs/reference' \
@@ -41,6 +51,25 @@ fuzz: setup
 	@for p in $$($(PY) tests/fuzz/backup_parsers.py); do echo "== $$p"; \
 	  $(PY) tests/fuzz/backup_parsers.py $$p $(SECONDS_EACH) >/tmp/zaibei-fuzz.log 2>&1 || { tail -n 40 /tmp/zaibei-fuzz.log; exit 1; }; \
 	  grep -E 'DONE|stat::' /tmp/zaibei-fuzz.log | tail -n 1; done
+
+# Long ones: run by hand and reported, not gates.
+bench-backup: setup
+	$(PY) -m zaibei.cli.main backup bench --size $(SIZE) --rounds $(ROUNDS)
+
+bench-index: setup
+	$(PY) -m backup.bench.index --chunks $(CHUNKS)
+
+bench-wal: lab-setup
+	$(PY) -m backup.bench.walage --seconds 60
+
+campaign-backup: setup
+	ZAIBEI_CAMPAIGN=$(CAMPAIGN) ZAIBEI_EVERY_DEATH=1 $(PY) -m pytest -q --timeout 7200 tests/backup/test_lifecycle_machine.py tests/backup/test_rotation.py tests/backup/test_store_faults.py
+
+ransomware-drill: setup
+	$(PY) -m zaibei.cli.main backup drill-ransomware
+
+test-ceph: setup
+	sh tests/ceph/run.sh
 
 sim: setup
 	ZAIBEI_SEED=$(SEED) $(PY) -m pytest -q tests/simulation
