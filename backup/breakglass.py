@@ -6,7 +6,7 @@ lost site can take them. A vault on S3 is first copied to a directory, with what
 
     python3 breakglass.py VAULT SECRET-FILE [TARGET [NUMBER]]  lists; restores the newest; or that one
 
-SECRET-FILE: a passphrase, or a recipient's private key in hex (escrow: what SLIP-39 makes of the shares). With
+SECRET-FILE: a passphrase, an identity file, or a private key in hex (escrow: what SLIP-39 makes of shares). With
 a PostgreSQL snapshot comes its log: restore_command = 'cp TARGET/wal/%f %p'. Every blob is authenticated
 before it is written. Damage is named, the rest is restored, the exit code is 1.
 """
@@ -213,7 +213,6 @@ class Repository:
         return dict(sorted(found.items()))
 
     def nodes(self, snapshot: Body, say: Say) -> Iterator[Body]:
-        """One dict an entry, `blobs` as a list of ids."""
         node: Body | None = None
         for id_ in ids_in(b64decode(snapshot["tree"])):
             try:
@@ -318,12 +317,13 @@ def restore(repo: Repository, snapshot: Body, target: Path, say: Say) -> None:
             os.symlink(text_of(node, "target"), real)
         elif node["type"] == "dir":
             dress(real, node)
+        elif node["type"] == "fifo":
+            os.mkfifo(real)
         elif node["type"] != "socket":
             say(f"{os.fsdecode(real)!a}: a {node['type']}; not made")
 
 
 def write(repo: Repository, node: Body, out: Any) -> None:
-    """The blobs, around the holes."""
     blobs, held, at = map(repo.blob, node["blobs"]), b"", 0
     for offset, length in [*node.get("holes", ()), (node["size"], 0)]:
         out.seek(at)
@@ -368,10 +368,10 @@ def wal(repo: Repository, system: str, target: Path, say: Say) -> None:
 
 
 def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
-    trouble: list[str] = []
-    say = trouble.append
-    repo = Repository(Path(vault), Path(secret).read_text().splitlines()[0])
-    found, into = repo.snapshots(say), Path(target)
+    trouble, text = list[str](), Path(secret).read_text()
+    private = re.search(r"^zaibei-identity:\w+:(\w+)$", text, re.MULTILINE)
+    repo = Repository(Path(vault), private[1] if private else text.splitlines()[0])
+    found, into = repo.snapshots(trouble.append), Path(target)
     if not target:
         for number, one in found.items():
             state = "complete" if one["complete"] else "INCOMPLETE"
@@ -384,9 +384,9 @@ def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
         files.mkdir(parents=True, exist_ok=True)
         if files != into:
             (into / "wal").mkdir()
-            wal(repo, one["facts"]["system_identifier"], into / "wal", say)
-        repo.load_trailers(say)
-        restore(repo, one, files, say)
+            wal(repo, one["facts"]["system_identifier"], into / "wal", trouble.append)
+        repo.load_trailers(trouble.append)
+        restore(repo, one, files, trouble.append)
         trouble += [f"not in the backup: {line}" for line in one["problems"]]
     for line in trouble:
         print(f"DAMAGE: {line}", file=sys.stderr)
