@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import psycopg
 
-from backup import wal
+from backup import points, wal
 from backup.compare import TableFacts, databases, table_facts
 from backup.fanout import Fanout, Outcome
 from backup.postgres import KIND as POSTGRES
@@ -30,7 +30,7 @@ from zaibei.kernel.errors import Damage, Refused, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.wait import wait_until
 
-KIND: Final = "point"
+KIND: Final = points.KIND
 ARCHIVED_WITHIN: Final = timedelta(seconds=60)
 _NAME_MAX = 63  # PostgreSQL cuts a longer one off, silently
 _POLL = timedelta(milliseconds=500)
@@ -79,6 +79,7 @@ class Point:
     mark: Mark
     base: Bound
     bound: tuple[Bound, ...]
+    copied: bool = False  # into another repository: the numbers are the first one's
 
 
 def mark(
@@ -228,6 +229,7 @@ def point_of(snapshot: Snapshot) -> Point:
             ),
             base=Bound(**facts["base"]),
             bound=tuple(Bound(**b) for b in facts["bound"]),
+            copied=points.is_copy(snapshot),
         )
     except (KeyError, TypeError, ValueError) as odd:
         raise Damage(f"snapshot {snapshot.sequence}: not a point: {odd}") from odd
@@ -250,12 +252,19 @@ def find_point(repos: Sequence[Repository], name: str) -> tuple[Repository, Snap
     raise Usage(f"no point {name!r}", hint="zaibei backup list shows them")
 
 
-def bound_snapshot(repo: Repository, bound: Bound) -> Snapshot:
-    """What the point is tied to. Raises Damage when another is under its number."""
-    found = repo.snapshot(bound.sequence)
-    if found.digest != bound.digest:
-        raise Damage(f"{repo.name}: snapshot {bound.sequence} is not the one that the point names")
-    return found
+def bound_snapshot(repo: Repository, point: Point, bound: Bound) -> Snapshot:
+    """What the point is tied to, or what stands for it. Raises Damage when there is neither."""
+    try:
+        one = repo.snapshot(bound.sequence)
+        if one.digest == bound.digest:
+            return one
+        why = Damage(f"{repo.name}: snapshot {bound.sequence} is not the one that the point names")
+    except Damage as bad:
+        why = bad
+    named = (bound.sequence, bound.digest)
+    if found := points.standing_for(repo.snapshots(), named, copied=point.copied):
+        return found[-1]
+    raise why
 
 
 def counts_differ(one: Mark, now: Counts) -> list[str] | None:

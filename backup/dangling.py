@@ -149,7 +149,7 @@ def of_point(
                     f"the point has no {'bucket ' + reference.source if bound is None else 'database ' + reference.database}",
                     hint="bind it when the point is made: --bucket",
                 )
-            bucket = bound_snapshot(repo, bound)
+            bucket = bound_snapshot(repo, point, bound)
             out.append(check(reference, dsn(reference.database), reader, bucket, deep=deep))
     return out
 

@@ -4,7 +4,7 @@ the garbage collection removes, later, what only they needed."""
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from backup import forgotten, retention, snapshot, status
+from backup import forgotten, points, retention, snapshot, status
 from backup.forgotten import Link, Statement
 from backup.repository import Repository
 from backup.retention import Decision, Entry, Policy
@@ -14,17 +14,24 @@ _ATTEMPTS: Final = 16
 BY_POLICY: Final = "policy"
 
 
-def decide(repo: Repository, policy: Policy) -> tuple[Decision, ...]:
+def decide(repo: Repository, policy: Policy, *, label: str | None = None) -> tuple[Decision, ...]:
     """Reads only."""
-    return retention.plan(entries(repo), policy)
+    return retention.plan(entries(repo), policy, label=label)
 
 
 def entries(repo: Repository) -> list[Entry]:
     taken_in = {snapshot.sequence_of(s.key): s.modified for s in repo.listed(snapshot.PREFIX)}
     proven = proven_to_restore(repo)
+    there = repo.snapshots()
+    needed = points.stands_on(there)
     return [
-        retention.entry_of(one, modified=taken_in[one.sequence], verified=one.sequence in proven)
-        for one in repo.snapshots()
+        retention.entry_of(
+            one,
+            modified=taken_in[one.sequence],
+            verified=one.sequence in proven,
+            stands_on=needed.get(one.sequence, frozenset()),
+        )
+        for one in there
         if one.sequence in taken_in  # committed while we looked: the next run's business
     ]
 
@@ -46,7 +53,8 @@ def forget(
     repo: Repository, sequences: Iterable[int], *, why: str, even_the_last: bool = False
 ) -> Statement | None:
     """Safe to repeat: what is forgotten already is not said twice. Raises Usage for what was never there,
-    Refused for the newest complete or proven one of a group unless `even_the_last`.
+    Refused for what a consistency point that stays stands on, and for the newest complete or proven one of a
+    group unless `even_the_last`.
     `why` can be read by whoever reads the vault."""
     if why in (forgotten.LOST, forgotten.HEALED):
         raise Usage(f"--why {why!r} is what heal and repair say")
@@ -59,8 +67,14 @@ def forget(
             hint="zaibei backup list shows them",
         )
     fresh = [links[s] for s in wanted if s not in gone]
+    known = entries(repo)
+    for sequence, point in retention.needed_by_points(known, wanted).items():
+        raise Refused(
+            f"{repo.name}: snapshot {sequence} is what the consistency point {point} stands on",
+            hint=f"forget the point too: zaibei backup forget {sequence} {point}",
+        )
     if not even_the_last:
-        for sequence, what in retention.last_of_their_kind(entries(repo), wanted).items():
+        for sequence, what in retention.last_of_their_kind(known, wanted).items():
             raise Refused(
                 f"{repo.name}: snapshot {sequence} is {what}",
                 hint="back up again first; or say --even-the-last, for a source that is no more",

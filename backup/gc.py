@@ -6,13 +6,13 @@ needs again is resurrected. The proof is in docs/design/repository.md; the order
 
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from backup import marks, runs
+from backup import marks, points, runs
 from backup.cover import cover
 from backup.index import Catalogue, Liveness
 from backup.marks import TERMS, Mark, Terms
@@ -22,6 +22,7 @@ from backup.reader import Reader
 from backup.repack import Repacker
 from backup.repository import Repository, retry
 from backup.runs import Run
+from backup.snapshot import Snapshot
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Progress
 
@@ -178,7 +179,7 @@ def looked(
         needed = reachable(repo, roots, progress, reader=reader)
         _all_there(repo, reader.catalogue, present, needed)
         observed = [one.sequence for one in roots]
-        for sequence in still_roots(repo, terms, now):
+        for sequence in still_roots(repo, roots, terms, now):
             # As long as it may be taken back it needs what it needs; one whose listing is lost, nothing.
             try:
                 needed.update(
@@ -200,9 +201,13 @@ def looked(
         yield view, reader
 
 
-def still_roots(repo: Repository, terms: Terms, now: datetime) -> list[int]:
-    """Forgotten so lately that they may be taken back."""
-    return sorted(s for s, f in repo.forgotten().items() if now - f.since < terms.grace)
+def still_roots(
+    repo: Repository, kept: Iterable[Snapshot], terms: Terms, now: datetime
+) -> list[int]:
+    """Forgotten, and either so lately that they may be taken back, or under a point that is kept."""
+    gone = repo.forgotten()
+    named = points.still_named(kept, gone)
+    return sorted(s for s, f in gone.items() if now - f.since < terms.grace or s in named)
 
 
 def _all_there(repo: Repository, held: Catalogue, present: IdSet, needed: IdSet) -> None:

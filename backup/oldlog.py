@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from backup import points
 from backup.snapshot import Snapshot
 from backup.wal import SEGMENT_BYTES, Item, lsn
 from zaibei.kernel.errors import Usage
@@ -25,9 +26,14 @@ class Base:
 def bases(
     snapshots: Iterable[Snapshot], modified: Mapping[str, datetime], *, system: int
 ) -> list[Base] | None:
-    """None: one of them does not say what it needs, and then nobody knows what is superfluous."""
+    """None: one of them, or a point whose base is lost, does not say what it needs, and then nobody knows what
+    is superfluous."""
     out = []
-    for one in snapshots:
+    there = list(snapshots)
+    for one in there:
+        mine = str(one.content.facts.get("system_identifier")) == str(system)
+        if one.content.kind == points.KIND and mine and points.lacks_base(one, there):
+            return None
         if one.content.kind != "postgres":
             continue
         facts = one.content.facts

@@ -7,10 +7,11 @@ themselves: an odd one never takes the place of a sound one.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 
+from backup import points
 from backup.guard.said import verdict_of
 from backup.guard.verdict import Verdict
 from backup.snapshot import Snapshot
@@ -34,6 +35,8 @@ class Entry:
     verified: bool = False
     odd: str | None = None  # why it does not count; None: it does
     tags: tuple[str, ...] = ()
+    label: str = ""
+    stands_on: frozenset[int] = frozenset()  # a point: the snapshots that it cannot do without
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +84,11 @@ class Decision:
     notes: tuple[str, ...] = ()
 
 
-def plan(entries: Iterable[Entry], policy: Policy) -> tuple[Decision, ...]:
-    """Decide for each snapshot, by sequence, with reasons.
+def plan(
+    entries: Iterable[Entry], policy: Policy, *, label: str | None = None
+) -> tuple[Decision, ...]:
+    """Decide for each snapshot, by sequence, with reasons. With `label` for those of that label; the others
+    stay, and so does what a point among them stands on.
 
     The newest complete and the newest *verified* of a group are kept whatever the policy says: after a
     quiet month with the verifier broken, age alone would expire the only copy known to restore.
@@ -90,14 +96,33 @@ def plan(entries: Iterable[Entry], policy: Policy) -> tuple[Decision, ...]:
     groups: dict[Group, list[Entry]] = {}
     for e in sorted(entries, key=lambda e: e.sequence):
         groups.setdefault(e.group, []).append(e)
-    decisions = [d for group in groups.values() for d in _group(group, policy)]
-    out = tuple(sorted(decisions, key=lambda d: d.entry.sequence))
+    decisions = [
+        d
+        for group in groups.values()
+        for d in (
+            _group(group, policy)
+            if label in (None, group[0].group[1])
+            else (Decision(entry=e, keep=("not of this policy",)) for e in group)
+        )
+    ]
+    out = _with_what_points_need(sorted(decisions, key=lambda d: d.entry.sequence))
     for group in groups.values():
         kept = {d.entry.sequence for d in out if d.keep and d.entry.group == group[0].group}
         assert kept, "a group never disappears"
         for safe in _safe(group):
             assert safe is None or safe.sequence in kept, "what must never be lost"
     return out
+
+
+def needed_by_points(entries: Iterable[Entry], gone: Iterable[int]) -> dict[int, int]:
+    """Which of `gone` a point that stays stands on, and which point."""
+    lost = set(gone)
+    return {
+        needed: e.sequence
+        for e in entries
+        if e.sequence not in lost
+        for needed in e.stands_on & lost
+    }
 
 
 def last_of_their_kind(entries: Iterable[Entry], gone: Iterable[int]) -> dict[int, str]:
@@ -116,6 +141,21 @@ def last_of_their_kind(entries: Iterable[Entry], gone: Iterable[int]) -> dict[in
         ):
             if one is not None and one.sequence in lost:
                 out[one.sequence] = why
+    return out
+
+
+def _with_what_points_need(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """A point without its base or its bucket is a name for nothing."""
+    why: dict[int, list[str]] = {}
+    for d in decisions:
+        for needed in sorted(d.entry.stands_on) if d.keep else ():
+            why.setdefault(needed, []).append(
+                f"point {d.entry.label} (snapshot {d.entry.sequence}) stands on it"
+            )
+    out = tuple(replace(d, keep=(*d.keep, *why.get(d.entry.sequence, ()))) for d in decisions)
+    kept = {d.entry.sequence for d in out if d.keep}
+    there = {d.entry.sequence for d in out}
+    assert all(d.entry.stands_on & there <= kept for d in out if d.keep), "points stand"
     return out
 
 
@@ -170,8 +210,8 @@ def _rules(entries: Sequence[Entry], policy: Policy) -> dict[int, list[str]]:
     for e in entries:
         if policy.within and e.dated >= newest - policy.within:
             keep(e, "within the time to keep")
-        if e.group[1] in policy.labels:
-            keep(e, f"label {e.group[1]}")
+        if (label := e.label or e.group[1]) in policy.labels:
+            keep(e, f"label {label}")
         for tag in sorted(set(policy.tags) & set(e.tags)):
             keep(e, f"tag {tag}")
     return why
@@ -205,7 +245,13 @@ def _period(name: str, at: datetime) -> str:
     )
 
 
-def entry_of(snapshot: Snapshot, *, modified: datetime, verified: bool) -> Entry:
+def entry_of(
+    snapshot: Snapshot,
+    *,
+    modified: datetime,
+    verified: bool,
+    stands_on: frozenset[int] = frozenset(),
+) -> Entry:
     """`modified`: the store's time of the snapshot object."""
     content = snapshot.content
     facts: dict[str, Any] = content.facts
@@ -222,11 +268,18 @@ def entry_of(snapshot: Snapshot, *, modified: datetime, verified: bool) -> Entry
         odd = f"its own clock is {modified - content.finished} behind the store's"
     return Entry(
         sequence=snapshot.sequence,
-        group=(content.kind, content.label, content.host),
+        # Each point has a name of its own: a group a name would keep every point for ever, as its last.
+        group=(
+            (points.KIND, f"system {facts.get('system_identifier')}", content.host)
+            if content.kind == points.KIND
+            else (content.kind, content.label, content.host)
+        ),
         dated=dated,
         copied=copied is not None,
         complete=content.complete,
         verified=verified,
         odd=odd,
         tags=tuple(str(t) for t in facts.get("tags", ())),
+        label=content.label,
+        stands_on=stands_on,
     )

@@ -138,7 +138,7 @@ def _old_log(repo: Repository, now: datetime, terms: Terms) -> list[str]:
     if not found:
         return []
     kept = repo.snapshots()
-    for sequence in still_roots(repo, terms, now):
+    for sequence in still_roots(repo, tuple(kept), terms, now):
         with suppress(Damage):  # lost: it cannot be taken back
             kept.append(repo.snapshot(sequence))
     taken_in = {s.key: s.modified for s in repo.listed(snapshot.PREFIX)}
@@ -158,11 +158,8 @@ def _old_log(repo: Repository, now: datetime, terms: Terms) -> list[str]:
 
 def _forgotten_for_good(repo: Repository, now: datetime, terms: Terms) -> list[str]:
     """Snapshot objects that may not be taken back any more."""
-    gone = {
-        snapshot.key_of(sequence)
-        for sequence, f in repo.forgotten().items()
-        if now - f.since >= terms.grace
-    }
+    stay = still_roots(repo, repo.snapshots(), terms, now)
+    gone = {snapshot.key_of(s) for s in repo.forgotten() if s not in stay}
     # Also what a rotation sealed anew: else the copy would outlive the snapshot.
     tops = ["", *(snapshot.resealed_key(e, "") for e in range(2, repo.keys.epoch + 1))]
     return [

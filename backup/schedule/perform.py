@@ -140,8 +140,8 @@ def _forget(job: Job, repos: Sequence[Repository]) -> Iterator[str]:
         try:
             gone = [
                 d.entry.sequence
-                for d in forget.decide(repo, Policy(**policy))
-                if not d.keep and d.entry.group[1] == job.label
+                for d in forget.decide(repo, Policy(**policy), label=job.label)
+                if not d.keep
             ]
             if gone:
                 forget.forget(repo, gone, why=forget.BY_POLICY)

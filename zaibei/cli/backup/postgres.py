@@ -82,7 +82,7 @@ def rehearse(
             if snapshot != "latest" or to != "latest" or timeline is not None:
                 raise Usage("a point says itself which snapshot and moment", hint="--point alone")
             chosen, _, found = consistency.find_point(all_opened, point)
-            one = consistency.bound_snapshot(chosen, found.base)
+            one = consistency.bound_snapshot(chosen, found, found.base)
             target = rooms.Target(how="name", value=point, timeline=found.mark.timeline)
         else:
             chosen, one = (
