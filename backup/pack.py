@@ -76,13 +76,15 @@ class Builder:
         return bare >= target * _EARLY and (padme(bare) - bare <= bare * _PADDING_RATIO)
 
     def seal(self, keys: Keyring, rng: random.Random) -> Pack:
+        """Once: the blobs are let go one by one as they are sealed, or a pack would be in memory three times."""
         assert self.parts, "an empty pack is never written"
-        parts = list(self.parts)
+        parts, self.parts = self.parts, []
         rng.shuffle(parts)
         hedge = b"".join(p[0] + len(p[2]).to_bytes(4) for p in parts)
         one = Seal.fresh(keys, Kind.PACK, "", hedge=keys.suite.mac(keys.id, b"hedge", hedge))
         out, entries, offset = [one.header], [], HEADER_BYTES
-        for slot, (id_, encoding, encoded, raw) in enumerate(parts):
+        for slot in range(len(parts)):
+            id_, encoding, encoded, raw = parts.pop()
             sealed = one.seal(slot, encoded)
             # Opened again before it leaves: the source is still there to be read again, later it is not.
             if one.open(slot, sealed) != encoded:

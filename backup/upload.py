@@ -13,7 +13,7 @@ from typing import Final
 from backup.pack import Pack
 
 THREADS: Final = 4
-IN_FLIGHT_BYTES: Final = 24 << 20
+IN_FLIGHT_BYTES: Final = 16 << 20
 
 
 class Uploads:
