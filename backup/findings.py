@@ -15,13 +15,15 @@ FINDINGS_MAX: Final = 1000
 NOTES_MAX: Final = 100
 _HEAL = "zaibei backup heal --from OTHER-REPOSITORY"
 _REPAIR = "zaibei backup repair"
+_CLEAR = "zaibei backup gc --clear-damaged, as who may delete"
+_MEND: Final = {"index": _REPAIR, "forgets": _CLEAR, "marks": _CLEAR}
 _LOST: Final = {
     "config": "this repository does not open from this vault",
     "keys": "one recipient: whoever holds only that key cannot open the repository",
     "epochs": "what is sealed under that root",
     "index": "no data: every pack holds its own part of the index",
-    "forgets": "whether some snapshots are forgotten is unknown; nothing is collected",
-    "marks": "no data: a collection of garbage begins anew",
+    "forgets": "some snapshots are not forgotten any more; nothing is collected",
+    "marks": "no data: what was there before it is stored again; nothing is collected",
     "runs": "no data: it says only when a run began",
     "wal": "recovery through this place; snapshots after it are whole",
 }
@@ -91,7 +93,7 @@ class Report:
             object=key,
             why=str(bad),
             lost=_lost(key),
-            mend=_REPAIR if key.startswith("index") else _HEAL,
+            mend=_MEND.get(key.partition("/")[0], _HEAL),
             by_content=by_content,
         )
         # Beyond the bound the count goes on: a list of a million lines helps nobody.

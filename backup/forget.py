@@ -4,7 +4,7 @@ the garbage collection removes, later, what only they needed."""
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from backup import forgotten, points, retention, snapshot, status
+from backup import forgotten, points, retention, snapshot, status, unread
 from backup.forgotten import Link, Statement
 from backup.repository import Repository
 from backup.retention import Decision, Entry, Policy
@@ -59,7 +59,7 @@ def forget(
     if why in (forgotten.LOST, forgotten.HEALED):
         raise Usage(f"--why {why!r} is what heal and repair say")
     wanted = sorted(set(sequences))
-    gone = repo.forgotten()
+    gone = repo.forgotten(unread.Told(repo))
     links = {one.sequence: one.link for one in repo.snapshots()}
     if unknown := [s for s in wanted if s not in links and s not in gone]:
         raise Usage(
@@ -87,7 +87,7 @@ def state(
 ) -> Statement:
     """Write a statement under the next number."""
     for _ in range(_ATTEMPTS):
-        said = [forgotten.number_of(s.key) for s in repo.listed(forgotten.PREFIX)]
+        said = list(forgotten.numbers(s.key for s in repo.listed(forgotten.PREFIX)))
         one = Statement(
             number=max(said, default=forgotten.FIRST - 1) + 1,
             snapshots=tuple(links),

@@ -5,7 +5,8 @@ digest of the one before it, so that a hole is legal exactly where a statement e
 either side is still checked. A later statement may take a snapshot back (`kept`) while its data are safe.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -59,6 +60,13 @@ def number_of(key: str) -> int:
     if not (tail.isascii() and tail.isdigit()) or key != key_of(int(tail)):
         raise Damage(f"{key}: not the name of a forget statement")
     return int(tail)
+
+
+def numbers(keys: Iterable[str]) -> Iterator[int]:
+    """What is no statement's name takes no number."""
+    for key in keys:
+        with suppress(Damage):
+            yield number_of(key)
 
 
 def encode(keys: Keyring, one: Statement) -> bytes:
@@ -119,15 +127,24 @@ def in_force(statements: Iterable[tuple[Statement, datetime]]) -> dict[int, Forg
     return held
 
 
-def check_chain(links: Sequence[Link], *, name: str) -> None:
-    """`links`: every snapshot, read or forgotten, in order. Raises Damage for a hole or a false link."""
+def check_chain(
+    links: Sequence[Link], *, name: str, hole: Callable[[int], None] | None = None
+) -> None:
+    """`links`: every snapshot, read or forgotten, in order. Raises Damage for a false link, and for a hole
+    unless somebody is there to be told: `hole`."""
     last: Link | None = None
-    for expected, link in enumerate(links, start=1):
-        if link.sequence != expected:
-            raise Damage(
-                f"{name}: snapshot {expected} is missing from the chain",
-                hint="the vault lost or withholds it: compare with the other vault",
-            )
+    expected = 0
+    for link in links:
+        expected += 1
+        while link.sequence != expected:
+            if hole is None or link.sequence < expected:
+                raise Damage(
+                    f"{name}: snapshot {expected} is missing from the chain",
+                    hint="the vault lost or withholds it: compare with the other vault",
+                )
+            hole(expected)
+            last = Link(sequence=expected, digest=None, previous=None)
+            expected += 1
         wanted = None if last is None else last.digest
         unknown = link.digest is None or (last is not None and last.digest is None)
         if link.previous != wanted and not unknown:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from backup import unread
 from backup.errors import RolledBack
 from backup.repository import Repository
 from backup.snapshot import Snapshot
@@ -51,7 +52,7 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
             hint="the vault was rolled back or withholds it: compare with the other vault",
         )
     if sequence not in sequences:
-        said = repo.forgotten().get(sequence)
+        said = repo.forgotten(unread.Told(repo)).get(sequence)
         if said is not None and said.link.digest in (digest, None):
             return
         raise RolledBack(

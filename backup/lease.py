@@ -9,10 +9,11 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from backup import marks, snapshot
+from backup import marks, snapshot, unread
 from backup.marks import TERMS, Mark, Terms
 from backup.repository import Repository, retry
 from backup.runs import Run
+from infra.objectstore.contract import Stat
 from zaibei.kernel.errors import Damage, Refused
 
 _AGAIN: Final = "run again: what was uploaded is found and not sent twice"
@@ -26,9 +27,21 @@ class Lease:
         self._terms = terms
         # This order is the proof: a mark that is not seen here is younger than the run.
         self.run = Run.begin(repository)
-        seen = marks.standing(repository)
+        unreadable: list[Stat] = []
+        seen = marks.standing(repository, lambda stat, bad: self._unread(unreadable, stat, bad))
+        self._known = frozenset(
+            {*(marks.key_of(m.name) for m in seen), *(s.key for s in unreadable)}
+        )
         self.packs = marks.packs_of(seen)
         self.segments = marks.segments_of(seen)
+        if unreadable:
+            # It may name any pack that was there before it, and each of them may be on its way out.
+            last = max(s.modified for s in unreadable)
+            self.packs |= {
+                s.key.rpartition("/")[2]
+                for s in repository.store.list("packs/")
+                if s.modified <= last
+            }
 
     def may_commit(self, relied: Collection[str]) -> None:
         """Raises Refused when a pack that this run relies on may be swept before the snapshot is seen."""
@@ -57,7 +70,34 @@ class Lease:
             )
 
     def _hit(self, relied: Collection[str]) -> list[Mark]:
-        return [m for m in marks.standing(self._repository) if not m.packs.isdisjoint(relied)]
+        unreadable: list[Stat] = []
+        seen = marks.standing(
+            self._repository, lambda stat, bad: self._unread(unreadable, stat, bad)
+        )
+        return [
+            *(m for m in seen if not m.packs.isdisjoint(relied)),
+            # One that was there when the run began names nothing that the run relies on.
+            *(
+                _of_everything(stat)
+                for stat in unreadable
+                if relied and stat.key not in self._known
+            ),
+        ]
+
+    def _unread(self, into: list[Stat], stat: Stat, bad: Damage) -> None:
+        unread.Told(self._repository)(stat.key, bad)
+        into.append(stat)
 
     def _now(self) -> datetime:
         return retry(self._repository.clock, self._repository.store.now)
+
+
+def _of_everything(stat: Stat) -> Mark:
+    return Mark(
+        name=stat.key.removeprefix(marks.PREFIX),
+        since=stat.modified,
+        packs=frozenset(),
+        segments=frozenset(),
+        observed=(),
+        why="cannot be read",
+    )

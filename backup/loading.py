@@ -43,7 +43,9 @@ def segments(
             except Damage as bad:
                 if _swept(repo, stat.key, bad):
                     swept = True
-                elif stat.key.removeprefix("index/") in marks.segments_of(marks.standing(repo)):
+                elif stat.key.removeprefix("index/") in marks.segments_of(
+                    marks.standing(repo, lambda _stat, _bad: None)
+                ):
                     if retired is not None:
                         retired(stat.key, bad)
                 elif damaged is None:

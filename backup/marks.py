@@ -6,17 +6,16 @@ misses one; after the grace, and after looking again, the sweep removes what is 
 taken away last: as long as an index segment names a pack that is gone, its mark says why.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup import signed
+from backup import signed, unread
 from backup.errors import NewerFormat, Retired
 from backup.keys import Keyring
 from backup.repository import Repository
-from infra.objectstore.contract import NotThere
+from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Damage
 
 PREFIX: Final = "marks/"
@@ -55,20 +54,24 @@ def key_of(name: str) -> str:
     return f"{PREFIX}{name}"
 
 
-def standing(repo: Repository) -> tuple[Mark, ...]:
-    """All of them. One that is taken away while we look is one whose packs are gone."""
+def standing(
+    repo: Repository, damaged: Callable[[Stat, Damage], object] | None = None
+) -> tuple[Mark, ...]:
+    """All of them. One that is taken away while we look is one whose packs are gone. Without `damaged` the first
+    that cannot be read raises: for who removes."""
     out = []
     for stat in repo.listed(PREFIX):
         name = stat.key.removeprefix(PREFIX)
         try:
-            data = repo.read(stat.key)
-        except Damage as gone:
-            if isinstance(gone.__cause__, NotThere):
+            out.append(_decode(repo.keys, name, repo.read(stat.key), stat.modified))
+        except Retired:
+            continue  # the word of a key that was retired, maybe because it was stolen, marks nothing
+        except Damage as bad:
+            if isinstance(bad.__cause__, NotThere):
                 continue
-            raise
-        # The word of a key that was retired, maybe because it was stolen, marks nothing.
-        with suppress(Retired):
-            out.append(_decode(repo.keys, name, data, stat.modified))
+            if damaged is None:
+                raise unread.with_hint(bad) from bad
+            damaged(stat, bad)
     return tuple(out)
 
 

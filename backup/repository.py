@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from backup import epochs, forgotten, recipients, resealed, signed, snapshot, unlock
+from backup import epochs, forgotten, recipients, resealed, signed, snapshot, unlock, unread
 from backup import keys as keying
-from backup.errors import NewerFormat, NotARepository, Retired, UnknownHost
+from backup.errors import NewerFormat, NotARepository, UnknownHost
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of
@@ -65,16 +65,10 @@ class Repository:
     def listed(self, prefix: str) -> list[Stat]:
         return Vault(self.store, self.clock).listed(prefix)
 
-    def forgotten(self) -> dict[int, Forgotten]:
-        """What the signed statements take out of the repository, by sequence."""
-        said = []
-        for stat in self.listed(forgotten.PREFIX):
-            number = forgotten.number_of(stat.key)
-            # The word of a key that was retired, maybe because it was stolen, forgets nothing.
-            with suppress(Retired):
-                one = forgotten.decode(self.keys, self.read(stat.key), number=number)
-                said.append((one, stat.modified))
-        return forgotten.in_force(said)
+    def forgotten(self, damaged: unread.Damaged | None = None) -> dict[int, Forgotten]:
+        """What the signed statements take out of the repository, by sequence. Without `damaged` the first that
+        cannot be read raises: for who removes. With it, its snapshots count as not forgotten."""
+        return unread.statements(self, damaged)
 
     def present(self) -> list[int]:
         """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew."""
@@ -89,17 +83,20 @@ class Repository:
         # Before the statements: an object is removed long after its statement, so a hole seen here is
         # explained there.
         present = self.present()
-        gone = self.forgotten()
+        gone = self.forgotten(unread.Told(self))
         return [s for s in present if s not in gone]
 
     def snapshots(self) -> list[Snapshot]:
         """All that are not forgotten, oldest first, each link of the chain checked. A hole is damage unless
-        a statement explains it."""
+        a statement explains it, or one that cannot be read may do so: then it is told."""
         present = self.present()
-        gone = self.forgotten()
+        lost = unread.Told(self)
+        gone = self.forgotten(lost)
         held = {s: self.snapshot(s) for s in present if s not in gone}
         links = {s: f.link for s, f in gone.items()} | {s: o.link for s, o in held.items()}
-        forgotten.check_chain([links[s] for s in sorted(links)], name=self.name)
+        forgotten.check_chain(
+            [links[s] for s in sorted(links)], name=self.name, hole=lost.hole if lost.keys else None
+        )
         return [held[s] for s in sorted(held)]
 
     def snapshot(self, sequence: int) -> Snapshot:
@@ -153,7 +150,7 @@ class Repository:
     def tip(self) -> Link | None:
         """The end of the chain, forgotten or not: what the next snapshot follows. Reads one snapshot."""
         present = self.present()
-        gone = self.forgotten()
+        gone = self.forgotten(unread.Told(self))
         newest = max((*present, *gone), default=None)
         if newest is None:
             return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup import marks, runs, snapshot, wal
+from backup import marks, runs, snapshot, unread, wal
 from backup.cover import cover, names_in
 from backup.gc import View, looked, still_roots
 from backup.index import Catalogue
@@ -73,6 +73,21 @@ def sweep(
             _packs(repo, hand, ripe, going)
         hand.remove("wal", _old_log(repo, now, terms))
         hand.remove("runs", runs.over(repo, now, since=2 * terms.grace))
+    except Refused as no:
+        out.refused = no.message
+    return out
+
+
+def clear(repo: Repository, deleter: ObjectStore, *, dry_run: bool = False) -> Swept:
+    """Remove marks and forget statements that cannot be read: the next `gc.mark` names again what is not needed.
+
+    Not beside another collection: one that is asleep may have read the mark while it was whole, and would go on
+    with packs that a new run takes for good again.
+    """
+    out = Swept()
+    hand = _Hand(repo, deleter, out, now=retry(repo.clock, repo.store.now), dry_run=dry_run)
+    try:
+        hand.remove("unreadable", unread.all_of(repo))
     except Refused as no:
         out.refused = no.message
     return out

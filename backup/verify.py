@@ -127,7 +127,7 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
         sequences = repo.present()
     gone: set[int] = set()
     with out.collecting(forgotten.PREFIX):
-        told = repo.forgotten()
+        told = repo.forgotten(out.found)
         gone, links = set(told), {s: f.link for s, f in told.items()}
     for sequence in gone.intersection(sequences):
         if told[sequence].why in (forgotten.LOST, forgotten.HEALED):
@@ -163,7 +163,7 @@ def _taken_back(repo: Repository, sequence: int, link: Link) -> None:
 
 def _marked(repo: Repository, out: Report) -> frozenset[str]:
     with out.collecting(marks.PREFIX):
-        found = marks.packs_of(marks.standing(repo))
+        found = marks.packs_of(marks.standing(repo, lambda stat, bad: out.found(stat.key, bad)))
         if found:
             out.note(f"{len(found)} packs are marked for removal")
         return found

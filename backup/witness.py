@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+from backup import unread
 from backup.errors import RolledBack
 from backup.repository import Repository
 from backup.snapshot import Snapshot, key_of
@@ -74,7 +75,7 @@ def _newest_statement(repo: Repository) -> Snapshot | None:
 
 
 def _check(repo: Repository, sequence: int, digest: str) -> None:
-    said = repo.forgotten().get(sequence)
+    said = repo.forgotten(unread.Told(repo)).get(sequence)
     if said is not None and said.link.digest in (digest, None):
         return
     try:

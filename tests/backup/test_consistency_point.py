@@ -161,7 +161,7 @@ def test_a_point_brings_back_rows_and_objects_that_belong_together_or_names_thos
         def room(name: str) -> tuple[list[dangling.Dangling], list[bool | None]]:
             repo, _, found = consistency.find_point(vaults[::-1], name)
             with restored(
-                repo, consistency.bound_snapshot(repo, found.base), workdir=directory, clock=CLOCK,
+                repo, consistency.bound_snapshot(repo, found, found.base), workdir=directory, clock=CLOCK,
                 progress=Silent(), target=Target(how="name", value=name, timeline=found.mark.timeline),
             ) as inside:  # fmt: skip
                 now = {d: table_facts(inside.dsn(d)) for d in databases(inside.dsn())}

@@ -108,8 +108,10 @@ def test_a_statement_of_somebody_else_forgets_nothing(
     link = repo.snapshot(1).link
     said = Statement(number=1, snapshots=(link,), kept=(), why="x", at="x")
     repo.create(forgotten.key_of(1), forgotten.encode(make("site-c").keys, said))
+    assert [s.sequence for s in repo.snapshots()] == [1]
     with pytest.raises(Damage, match="signature"):
-        repo.snapshots()
+        repo.forgotten()
+    assert not sound(repo)
 
 
 def test_the_last_complete_one_goes_only_when_that_is_said(

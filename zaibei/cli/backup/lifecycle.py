@@ -114,6 +114,12 @@ def gc(
     live_share: Annotated[
         float, typer.Option(help="Pack anew what holds less living data than this.")
     ] = 0.5,
+    clear_damaged: Annotated[
+        bool,
+        typer.Option(
+            help="First remove marks and forget statements that cannot be read. No other gc may run."
+        ),
+    ] = False,
     dry_run: DryRun = False,
     confirm: Confirm = None,
     repo: Repo = None,
@@ -126,7 +132,7 @@ def gc(
     with told(), progress() as bar:
         from backup import gc as collecting  # noqa: PLC0415
         from backup.marks import Terms  # noqa: PLC0415
-        from backup.sweep import sweep  # noqa: PLC0415
+        from backup.sweep import clear, sweep  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         terms = Terms(grace=(wait := duration(grace)), margin=min(wait, Terms().margin))
@@ -137,6 +143,9 @@ def gc(
         out: dict[str, Any] = {}
         lines: list[str] = []
         for one, deleter in zip(repos, deleters(repo, repos, act=act), strict=True):
+            if clear_damaged:
+                cleared = clear(one, deleter, dry_run=not act)
+                lines += cleared_told(one.name, cleared, act=act)
             swept = sweep(one, deleter, bar, terms=terms, dry_run=not act)
             marked = collecting.mark(one, bar, terms=terms, live_share=live_share, write=act)
             out[one.name] = {"swept": swept, "marked": marked}
@@ -312,6 +321,22 @@ def who_may(urls: list[str] | None) -> "ObjectStore | None":
         return vaults.open_deleter(urls[0])
     except Usage:
         return None
+
+
+def cleared_told(name: str, cleared: Any, *, act: bool) -> list[str]:
+    """Raises Refused when they stay, or would be in the way of looking what else there is to do."""
+    from zaibei.kernel.errors import Refused  # noqa: PLC0415
+
+    count = cleared.removed.get("unreadable", 0)
+    if cleared.locked or cleared.refused:
+        why = cleared.refused or f"locked, the first until {cleared.unlocks_at or 'unknown'}"
+        raise Refused(f"{name}: marks or statements that cannot be read stay: {why}")
+    if count and not act:
+        raise Refused(
+            f"{name}: {count} marks or statements that cannot be read would be removed first",
+            hint=f"--confirm {name}",
+        )
+    return [f"{name}: {count} marks or statements that could not be read were removed"]
 
 
 def gc_told(name: str, swept: Any, marked: Any, *, act: bool) -> list[str]:
