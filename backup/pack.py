@@ -128,6 +128,13 @@ def fetch_trailer(
 ) -> tuple[Entry, ...]:
     """The same, by reading only the header and the end. Ranges are round, so that a store that sees them
     learns nothing about where the trailer begins and how much of it is padding."""
+    return _trailer(keys, name, size_bytes, read)[0]
+
+
+def _trailer(
+    keys: Keyring, name: str, size_bytes: int, read: Callable[[int, int], bytes]
+) -> tuple[tuple[Entry, ...], int]:
+    """The entries, and where the sealed trailer begins."""
     try:
         one = Seal.of(keys, Kind.PACK, "", read(0, HEADER_BYTES))
         start = max(HEADER_BYTES, size_bytes - TAIL_BYTES)
@@ -145,20 +152,38 @@ def fetch_trailer(
         (count,) = _COUNT.unpack_from(listed)
         if _COUNT.size + count * _ENTRY.size > len(listed):
             raise Damage("the trailer counts more than it holds")
-        return tuple(_entries(listed, count))
+        return tuple(_entries(listed, count)), begin
     except (Damage, struct.error, ValueError) as bad:
         raise Damage(f"pack {name}: {bad}") from bad
 
 
 def check_whole(keys: Keyring, name: str, data: bytes) -> tuple[Entry, ...]:
     """Every byte of a pack: name, trailer, each blob opened and its id recomputed."""
+    check_name(keys, name, data)
+    return check_blobs(keys, name, data)[0]
+
+
+def check_name(keys: Keyring, name: str, data: bytes) -> None:
     if keys.suite.digest(data) != name:
         raise Damage(f"pack {name}: its bytes do not have its name")
-    entries = read_trailer(keys, name, data)
+
+
+def check_blobs(keys: Keyring, name: str, data: bytes) -> tuple[tuple[Entry, ...], bool]:
+    """Trailer, each blob opened and its id recomputed; and whether that was every byte. Then these are the
+    bytes of one pack as it was sealed; that it is the pack of this name only its digest says, or the index."""
+    entries, begin = _trailer(keys, name, len(data), lambda at, size: data[at : at + size])
     one = Seal.of(keys, Kind.PACK, "", data)
     for e in entries:
-        open_blob(one, e, data[e.offset : e.offset + e.stored_bytes], keys)
-    return entries
+        try:
+            open_blob(one, e, data[e.offset : e.offset + e.stored_bytes], keys)
+        except Damage as bad:
+            raise Damage(f"pack {name}: {bad.message}") from bad
+    at = HEADER_BYTES
+    for e in sorted(entries, key=lambda e: e.offset):
+        if e.offset != at:
+            return entries, False  # a gap or an overlap: no writer of ours makes one
+        at += e.stored_bytes
+    return entries, at == begin
 
 
 def padme(size: int) -> int:

@@ -16,7 +16,7 @@ from backup.findings import Level, Report
 from backup.forgotten import Link, check_chain
 from backup.index import Catalogue
 from backup.ledger import Ledger
-from backup.pack import check_whole, key_of
+from backup.pack import check_blobs, check_name, key_of
 from backup.reader import Reader
 from backup.repository import CONFIG, Repository, access, read_config, retry
 from backup.snapshot import Snapshot
@@ -282,10 +282,17 @@ def _contents(
 
 
 def _pack(repo: Repository, held: Catalogue, name: str, size_bytes: int) -> None:
-    entries = set(check_whole(repo.keys, name, repo.read_pack(name, size_bytes)))
+    """Not digested where that could tell nothing more: every byte was opened under the pack's own key, and the
+    index gives this name to these blobs at these places, and to no other pack a blob of it. So neither a changed
+    byte nor a pack under another's name gets by."""
+    data = repo.read_pack(name, size_bytes)
+    entries, all_opened = check_blobs(repo.keys, name, data)
     indexed = held.entries(name)
-    if indexed and indexed != entries:
+    if indexed and indexed != set(entries):
         raise Damage(f"{repo.name}: pack {name}: index and trailer differ")
+    # Of two packs with the same blobs only the digest tells which is which.
+    if not (indexed and all_opened and len(held.places(entries[0].id)) == 1):
+        check_name(repo.keys, name, data)
 
 
 def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
