@@ -89,8 +89,10 @@ def to_json(job: Job) -> dict[str, Any]:
     return told | {"created": job.created.isoformat(), "keep": dict(job.keep) if job.keep else None}
 
 
-def from_json(told: Mapping[str, Any]) -> Job:
+def from_json(told: Any) -> Job:
     """Raises Usage for what is no job, and for a field it does not know."""
+    if not isinstance(told, dict):
+        raise Usage(f"not a job: {told!r}")
     known = {f.name for f in fields(Job)}
     if unknown := sorted(set(told) - known):
         raise Usage(f"a job has no field {unknown[0]!r}", hint=f"known: {', '.join(sorted(known))}")

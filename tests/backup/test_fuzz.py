@@ -46,3 +46,27 @@ def test_a_garbled_input_is_a_value_or_an_error_of_ours(name: str, seed: int) ->
 @given(raw=st.binary(max_size=400))
 def test_any_bytes_are_a_value_or_an_error_of_ours(name: str, raw: bytes) -> None:
     parsers.check(name, raw)
+
+
+ODD = (
+    b"5",
+    b'"x"',
+    b"[1]",
+    b"[[]]",
+    b"null",
+    b"true",
+    b"{}",
+    b'{"a":1}',
+    b"[null]",
+    b"1e400",
+    b'{"body":5,"signature":"00"}',
+    b'{"body":[],"signature":""}',
+    b"",
+)
+
+
+@pytest.mark.parametrize("name", list(parsers.PARSERS))
+def test_json_of_another_shape_is_an_error_of_ours(name: str) -> None:
+    """Mutation seldom gets there: it stays near the good inputs."""
+    for raw in ODD:
+        parsers.check(name, raw)

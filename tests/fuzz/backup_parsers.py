@@ -16,15 +16,39 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import rfc8785
 
-from backup import blob, forgotten, index, keys, pack, recipients, seal, signed, snapshot, tree, wal
+from backup import (
+    blob,
+    epochs,
+    escrow,
+    forgotten,
+    index,
+    keyfile,
+    keys,
+    marks,
+    pack,
+    recipients,
+    rotation,
+    seal,
+    signed,
+    snapshot,
+    tree,
+    wal,
+)
+from backup.authority import Reign, Settled
+from backup.host import HostKey
+from backup.mask import policy
 from backup.room import Target
 from backup.route import parse_history
+from backup.schedule import model
 from backup.seal import Kind
 from backup.snapshot import Content
 from backup.suite import suite
+from backup.walk import Rules
 from zaibei.kernel.errors import ZaibeiError
 
 RING = keys.Keyring.of_root(bytes(range(32)), suite=suite("intl"), repository=bytes(16))
@@ -145,7 +169,81 @@ _RECIPIENT = recipients.passphrase(
     repository=RING.repository,
     kdf=keys.Kdf(memory_kib=8, iterations=1, lanes=1),
 )
+
+
+def _file(parse: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def one(raw: bytes) -> object:
+        with tempfile.NamedTemporaryFile() as held:  # mode 0600, as a file of secrets must be
+            held.write(raw)
+            held.flush()
+            return parse(Path(held.name))
+
+    return one
+
+
+def _json(parse: Callable[[Any], object]) -> Callable[[bytes], object]:
+    def one(raw: bytes) -> object:
+        try:
+            return parse(json.loads(raw))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            return None  # whoever reads the file says so before
+
+    return one
+
+
+def _saved(save: Callable[[Path], None]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "x")
+        return (Path(folder) / "x").read_bytes()
+
+
+def _epoch(raw: bytes) -> object:
+    before = Reign(epoch=1, signer=RING.public)
+    return epochs.decode(raw, before=before, repository=RING.repository, suite=RING.suite)
+
+
+def _mark(raw: bytes) -> object:
+    return marks._decode(RING, RING.suite.digest(raw), raw, _NOW)
+
+
+_EPOCH = epochs.encode(
+    RING,
+    rotation._next(RING, RING.authority),
+    settled=Settled(snapshots=1, statements={}),
+    why="x",
+    at="x",
+)
+_MARK = signed.sign(
+    "mark",
+    {
+        "format": 1,
+        "repository": RING.repository.hex(),
+        "packs": ["00" * 32],
+        "segments": [],
+        "observed": [1],
+        "why": "x",
+        "at": "x",
+    },
+    RING.signer,
+)
+_IDENTITY = recipients.Identity(curve="x25519", private=bytes(range(1, 33)))
+_JOB = model.Job(name="nightly", files=("/srv",), cron="0 2 * * *", created=_NOW)
 PARSERS: dict[str, Parser] = {
+    "epoch": Parser(_epoch, (_EPOCH,)),
+    "epoch-body": Parser(_signed_body("epoch", _epoch), (_body_of(_EPOCH),)),
+    "mark-body": Parser(_signed_body("mark", _mark), (_body_of(_MARK),)),
+    "host-key": Parser(_file(HostKey.load), (_saved(HostKey.new(RING, name="web-1").save),)),
+    "identity-file": Parser(_file(keyfile.load), (_saved(lambda at: keyfile.save(_IDENTITY, at)),)),
+    "shares-file": Parser(
+        _file(keyfile.load_shares),
+        ("\n".join(escrow.split(bytes(range(1, 33)), threshold=2, shares=2)).encode(),),
+    ),
+    "public-key": Parser(_text(keyfile.parse_public), (keyfile.public_text(_IDENTITY).encode(),)),
+    "exclude-rules": Parser(
+        _text(lambda text: Rules.of(text.splitlines())), (b"*.tmp\n!keep\n/a/**/b",)
+    ),
+    "mask-rules": Parser(_json(policy.parse), (b'[{"column": "a.b.c.d", "treat": "phone"}]',)),
+    "schedule-job": Parser(_json(model.from_json), (json.dumps(model.to_json(_JOB)).encode(),)),
     "signed": Parser(
         lambda raw: signed.parse(raw, what="x"),
         (signed.sign("config", {"format": 1, "x": "人"}, RING.signer),),
