@@ -50,12 +50,17 @@ def by_policy(repo: Repository, policy: Policy) -> tuple[tuple[Decision, ...], S
 
 
 def forget(
-    repo: Repository, sequences: Iterable[int], *, why: str, even_the_last: bool = False
+    repo: Repository,
+    sequences: Iterable[int],
+    *,
+    why: str,
+    even_the_last: bool = False,
+    write: bool = True,
 ) -> Statement | None:
     """Safe to repeat: what is forgotten already is not said twice. Raises Usage for what was never there,
     Refused for what a consistency point that stays stands on, and for the newest complete or proven one of a
     group unless `even_the_last`.
-    `why` can be read by whoever reads the vault."""
+    `why` can be read by whoever reads the vault. `write=False`: only whether it would be refused."""
     if why in (forgotten.LOST, forgotten.HEALED):
         raise Usage(f"--why {why!r} is what heal and repair say")
     wanted = sorted(set(sequences))
@@ -79,7 +84,7 @@ def forget(
                 f"{repo.name}: snapshot {sequence} is {what}",
                 hint="back up again first; or say --even-the-last, for a source that is no more",
             )
-    return state(repo, fresh, why=why) if fresh else None
+    return state(repo, fresh, why=why) if fresh and write else None
 
 
 def state(

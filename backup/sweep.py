@@ -19,6 +19,7 @@ from backup.marks import TERMS, Mark, Terms
 from backup.oldlog import bases, superfluous
 from backup.pack import key_of
 from backup.repository import Repository, retry
+from backup.schedule import lease
 from infra.objectstore.contract import Locked, NotThere, ObjectStore
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
@@ -73,6 +74,7 @@ def sweep(
             _packs(repo, hand, ripe, going)
         hand.remove("wal", _old_log(repo, now, terms))
         hand.remove("runs", runs.over(repo, now, since=2 * terms.grace))
+        hand.remove("leases", lease.over(repo, now))
     except Refused as no:
         out.refused = no.message
     return out

@@ -11,8 +11,9 @@ that a slot gets one snapshot is `slot.fence`'s, which also holds when a lease w
 import json
 import random
 import secrets
+from collections import defaultdict
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -23,6 +24,7 @@ from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Busy, Damage
 
 PREFIX: Final = "leases/"
+KEPT: Final = timedelta(days=30)
 TAKEN_MAX: Final = 999  # holders of one slot: then a person must look
 _KIND = "lease"
 _END = ".end"
@@ -78,6 +80,21 @@ def take(
     if not repo.won(key, signed.sign(_KIND, body, repo.keys.signer)):
         raise Busy(f"{repo.name}: {slot.name}: another host was first")
     return Lease(repo=repo, key=key, token=token)
+
+
+def over(repo: Repository, now: datetime) -> list[str]:
+    """Leases of slots at which nobody has been for so long that nobody asks for them any more. The end of a lease
+    before the lease itself: a lease without an end has run out, an end without its lease would end the next one.
+    """
+    folders: dict[str, list[Stat]] = defaultdict(list)
+    for stat in repo.listed(PREFIX):
+        folders[stat.key.rpartition("/")[0]].append(stat)
+    return [
+        s.key
+        for stats in folders.values()
+        if now - max(s.modified for s in stats) >= KEPT
+        for s in sorted(stats, key=lambda s: s.key, reverse=True)
+    ]
 
 
 def _why_held(repo: Repository, last: Stat) -> str | None:

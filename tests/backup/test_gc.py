@@ -21,6 +21,8 @@ from backup.oldlog import Base, superfluous
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
+from backup.schedule import lease
+from backup.schedule.slot import Slot
 from backup.snapshot import Content, key_of
 from backup.sweep import Swept, sweep
 from backup.verify import Level, verify
@@ -490,3 +492,40 @@ def test_the_sweep_removes_increments_and_leaves_the_segment(world: World) -> No
 def test_a_grace_without_its_margin_makes_no_sense() -> None:
     with pytest.raises(AssertionError):
         Terms(grace=HOUR, margin=DAY)
+
+
+def test_leases_of_slots_long_past_are_swept_and_a_slot_that_is_held_is_not(world: World) -> None:
+    def take(job: str) -> lease.Lease:
+        slot = Slot(job=job, at=world.clock.now())
+        return lease.take(world.repo, slot, holds=HOUR, holder="host", rng=random.Random(1))
+
+    take("nightly").end(lease.End.DONE)
+    take("died")
+    world.clock.sleep(lease.KEPT - HOUR)
+    mine = take("hourly")
+    assert "leases" not in world.sweep().removed
+    world.clock.sleep(HOUR)
+    assert world.sweep().removed["leases"] == 3
+    assert [s.key for s in world.store.list("leases/")] == [mine.key]
+
+
+def test_the_end_of_a_lease_goes_before_the_lease(world: World) -> None:
+    """Else a sweep that died between the two would leave an end, and the next lease would be over at once."""
+    slot = Slot(job="nightly", at=world.clock.now())
+    lease.take(world.repo, slot, holds=HOUR, holder="a").end(lease.End.FAILED)
+    lease.take(world.repo, slot, holds=HOUR, holder="b").end(lease.End.DONE)
+    world.clock.sleep(lease.KEPT)
+    keys = lease.over(world.repo, world.clock.now())
+    assert len(keys) == 4
+    for n, key in enumerate(keys):
+        assert key.endswith(".end") or f"{key}.end" in keys[:n]
+
+
+def test_a_locked_lease_stays(world: World) -> None:
+    slot = Slot(job="nightly", at=world.clock.now())
+    mine = lease.take(world.repo, slot, holds=HOUR, holder="a")
+    world.store.retain(mine.key, until=world.clock.now() + 2 * lease.KEPT)
+    world.clock.sleep(lease.KEPT)
+    done = world.sweep()
+    assert done.locked == 1
+    assert world.store.stat(mine.key)

@@ -87,12 +87,13 @@ def forget(
         for one in repos:
             decisions = forgetting.decide(one, policy) if policy else ()
             gone = [d.entry.sequence for d in decisions if not d.keep] or sorted(snapshots or ())
-            if act and gone:
+            if gone:
                 forgetting.forget(
                     one,
                     gone,
                     why=forgetting.BY_POLICY if policy else why,
                     even_the_last=even_the_last and policy is None,
+                    write=act,
                 )
             out[one.name] = {"forgotten": gone, "decisions": decisions}
             for d in decisions:
