@@ -28,9 +28,13 @@ def confirmed(names: list[str], confirm: Confirm, *, dry_run: bool) -> bool:
         raise Usage(f"--confirm {stray[0]}: no such repository here", hint=f"one of {names}")
     if lacking and not dry_run:
         for name in lacking:
-            talk.print("[cyan]hint:[/] ", end="")
-            talk.print(f"to do it: --confirm {name}", markup=False, emoji=False, soft_wrap=True)
+            hinted(f"to do it: --confirm {name}")
     return not dry_run and not lacking
+
+
+def hinted(text: str) -> None:
+    talk.print("[cyan]hint:[/] ", end="")
+    talk.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
@@ -152,6 +156,10 @@ def gc(
             out[one.name] = {"swept": swept, "marked": marked}
             lines += gc_told(one.name, swept, marked, act=act)
     whole = all(o["swept"].complete for o in out.values())
+    if not whole:
+        hinted(
+            "ZAIBEI_S3_DELETER_KEY and _SECRET_FILE are of who may delete, and not of the writer"
+        )
     say(json, {"done": act, "complete": whole, "repositories": out}, lines)
     raise typer.Exit(2 if not act and not dry_run else 0 if whole else 1)
 
