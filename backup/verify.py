@@ -4,16 +4,16 @@ read first, within a budget), `full` (every byte of every object). The fourth le
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from backup import forgotten, heads, listings, loading, marks, runs, snapshot, wal
+from backup import forgotten, heads, listings, loading, marks, points, runs, snapshot, wal
 from backup.ahead import ahead
 from backup.findings import Level, Report
-from backup.forgotten import Link, check_chain
+from backup.forgotten import Forgotten, Link, check_chain
 from backup.index import Catalogue
 from backup.ledger import Ledger
 from backup.pack import check_blobs, check_name, key_of
@@ -125,6 +125,8 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     sequences: list[int] = []
     with out.collecting(snapshot.PREFIX):
         sequences = repo.present()
+    present = frozenset(sequences)
+    told: dict[int, Forgotten] = {}
     gone: set[int] = set()
     with out.collecting(forgotten.PREFIX):
         told = repo.forgotten(out.found)
@@ -145,8 +147,31 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
             links[sequence] = one.link
     with out.collecting(snapshot.PREFIX):
         check_chain([links[s] for s in sorted(links)], name=repo.name)
+    for one in chain:
+        with out.collecting(one.key):
+            _stands(repo, one, chain, told, present)
     out.snapshots = len(chain)
     return chain
+
+
+def _stands(
+    repo: Repository,
+    one: Snapshot,
+    chain: Sequence[Snapshot],
+    told: Mapping[int, Forgotten],
+    there: Collection[int],
+) -> None:
+    """A point is as good as what it names: a copy of that will do, and what is kept though it was forgotten."""
+    named = points.still_named([one], told).intersection(there)
+    for sequence, digest in points.named_by(one):
+        if sequence not in named and not points.standing_for(
+            chain, (sequence, digest), copied=points.is_copy(one)
+        ):
+            raise Damage(
+                f"{repo.name}: point {one.content.label} (snapshot {one.sequence}) stands on snapshot"
+                f" {sequence}, which is not there",
+                hint=f"heal it; or let the point go: zaibei backup forget {one.sequence}",
+            )
 
 
 def _taken_back(repo: Repository, sequence: int, link: Link) -> None:

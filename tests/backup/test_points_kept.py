@@ -157,6 +157,7 @@ def test_a_point_made_while_its_base_was_being_forgotten_keeps_it(vault: Vault) 
         vault.gc()
     assert vault.held() == [3, 4, 5]
     assert bound_snapshot(vault.repo, point_of(point), point_of(point).base) == base
+    assert not verify(vault.repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage
     forget(vault.repo, [point.sequence], why="by hand", even_the_last=True)
     for _ in range(2):
         vault.gc()
@@ -199,6 +200,9 @@ def test_what_was_lost_and_said_to_be_lost_is_not_kept_for_a_point(vault: Vault)
     for _ in range(2):
         vault.gc()
     assert vault.repo.present() == [2, 3]
+    (told,) = verify(vault.repo, Level.FULL, rng=random.Random(1), progress=Silent()).findings
+    assert told.object == point.key
+    assert "stands on snapshot 1, which is not there" in told.why
     with pytest.raises(Damage):
         bound_snapshot(vault.repo, point_of(point), point_of(point).base)
 
