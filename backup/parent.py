@@ -35,9 +35,10 @@ class Parent:
 
     def at(self, path: bytes) -> list[Node]:
         """The entries of that path. Paths are asked for in rising order."""
-        wanted = self._order(path)
-        while self._next is not None and self._order(self._next.path) < wanted:
-            self._next = next(self._nodes, None)
+        if self._next is not None and self._next.path != path:  # mostly it is the one that comes next
+            wanted = self._order(path)
+            while self._next is not None and self._order(self._next.path) < wanted:
+                self._next = next(self._nodes, None)
         found = []
         while self._next is not None and self._next.path == path:
             found.append(self._next)

@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,8 @@ def run() -> None:
         sys.exit(2)
     # Imports and listings make many objects and hardly a cycle: looking for some every 700 took a tenth.
     gc.set_threshold(50_000, 20, 20)
+    # numpy sorts here and multiplies nothing: a thread a core for that cost a tenth of a second at its import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     called = sys.argv[1] if len(sys.argv) > 1 else ""
     if called not in _LOGS_ITSELF:
         log.configure()
