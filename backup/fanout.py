@@ -261,4 +261,6 @@ class Fanout:
 
 
 def _ready(one: _Open) -> bool:
-    return all(batch.ids is not None and batch.ids.done() for batch, _ in one.pending)
+    return not one.pending or all(
+        batch.ids is not None and batch.ids.done() for batch, _ in one.pending
+    )

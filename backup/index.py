@@ -225,8 +225,6 @@ class Catalogue:
     def home(self, id: bytes) -> tuple[str, int] | None:  # noqa: A002
         """Name and size of the first pack that holds it: what each blob of an unchanged file is asked."""
         rows = self._rows(id)
-        if len(rows) == _WIDTH:
-            return self._packs.name_and_size(int.from_bytes(rows[ID_BYTES:_KEY]))
         numbers = [rows[at + ID_BYTES : at + _KEY] for at in range(0, len(rows), _WIDTH)]
         return self._packs.name_and_size(int.from_bytes(min(numbers))) if numbers else None
 
@@ -327,9 +325,8 @@ class Catalogue:
         assert len(id) == ID_BYTES
         with self._lock:
             fresh, runs = self._fresh.get(id, b""), self._runs
-        if len(runs) == 1 and not fresh:  # each blob of an unchanged file
-            return runs[0].find(id)
-        return b"".join([*(r.find(id) for r in runs), fresh])
+        found = [r.find(id) for r in runs]
+        return found[0] if len(found) == 1 and not fresh else b"".join([*found, fresh])
 
     def _spill(self) -> None:
         """Runs shrink by half from the oldest on: a lookup asks few, and each row is merged seldom."""

@@ -35,7 +35,8 @@ class Parent:
 
     def at(self, path: bytes) -> list[Node]:
         """The entries of that path. Paths are asked for in rising order."""
-        if self._next is not None and self._next.path != path:  # mostly it is the one that comes next
+        # Mostly it is the one that comes next.
+        if self._next is not None and self._next.path != path:
             wanted = self._order(path)
             while self._next is not None and self._order(self._next.path) < wanted:
                 self._next = next(self._nodes, None)

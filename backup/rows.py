@@ -106,14 +106,15 @@ class Run:
                     prefixes - first, minlength=last - first + 1
                 )
                 _write(self._file, np.ascontiguousarray(rows))
-        self._table = np.zeros((1 << self._bits) + 1, np.uint32)
-        np.cumsum(counts, out=self._table[1:])
-        self.count = int(self._table[-1])
+        table = np.zeros((1 << self._bits) + 1, np.uint32)
+        np.cumsum(counts, out=table[1:])
+        self._table = table.data  # asked one by one, a memoryview answers sooner than an array
+        self.count = self._table[-1]
 
     def find(self, prefix: bytes) -> bytes:
         """All rows that begin with `prefix` (at least 4 bytes), joined."""
         at = int.from_bytes(prefix[:4]) >> (32 - self._bits)
-        raw = self._read(int(self._table[at]), int(self._table[at + 1]))
+        raw = self._read(self._table[at], self._table[at + 1])
         found = []
         at = raw.find(prefix)
         while at >= 0:
@@ -127,7 +128,7 @@ class Run:
         """The rows whose first `bits` bits are `number`."""
         assert bits <= _BITS_MIN, "every run can be cut so fine, and not finer"
         more = self._bits - bits
-        raw = self._read(int(self._table[number << more]), int(self._table[(number + 1) << more]))
+        raw = self._read(self._table[number << more], self._table[(number + 1) << more])
         return rows_of(raw, self.width)
 
     def _read(self, first: int, last: int) -> bytes:
