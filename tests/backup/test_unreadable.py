@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup import forgotten, marks
+from backup.errors import RolledBack
 from backup.forget import forget
 from backup.gc import mark
 from backup.job import run_files
@@ -23,6 +24,7 @@ from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Silent
+from zaibei.kernel.state import ENV
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
@@ -211,6 +213,39 @@ def test_the_hole_that_it_explained_is_told_and_no_backup_stops(
     assert "snapshot 3" in told
     assert key in host.damage()
     assert "snapshots/" in host.damage()
+
+
+def test_the_newest_one_gone_behind_an_unreadable_statement_is_a_rollback_until_it_is_read(
+    host: Host,
+) -> None:
+    """Its number must not be given again: read later, the statement would forget the new one."""
+    for _ in range(3):
+        host.backup()
+    last = host.repo.snapshot(3)
+    forget(host.repo, [3], why="by hand", even_the_last=True)
+    host.store.remove(key_of(3))
+    host.rot(forgotten.PREFIX)
+    with pytest.raises(RolledBack):
+        host.backup()
+    host.rot(forgotten.PREFIX)  # the same bit once more
+    host.backup()
+    assert host.repo.sequences() == [1, 2, 4]
+    assert host.repo.snapshot(4).previous == last.digest
+    assert not host.damage()
+
+
+def test_a_host_without_memory_that_gave_the_number_again_is_told_by_verify(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.backup(), host.backup()
+    forget(host.repo, [2], why="by hand", even_the_last=True)
+    host.store.remove(key_of(2))
+    host.rot(forgotten.PREFIX)
+    monkeypatch.setenv(ENV, str(tmp_path / "another-host"))
+    host.backup()
+    assert host.repo.sequences() == [1, 2]
+    host.rot(forgotten.PREFIX)
+    assert key_of(2) in host.damage()
 
 
 def test_junk_in_the_place_of_statements_takes_no_number(host: Host) -> None:
