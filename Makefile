@@ -63,7 +63,8 @@ bench-wal: lab-setup
 	$(PY) -m backup.bench.walage --seconds 60
 
 campaign-backup: setup
-	ZAIBEI_CAMPAIGN=$(CAMPAIGN) ZAIBEI_EVERY_DEATH=1 $(PY) -m pytest -q --timeout 7200 tests/backup/test_lifecycle_machine.py tests/backup/test_rotation.py tests/backup/test_store_faults.py
+	ZAIBEI_CAMPAIGN=$(CAMPAIGN) ZAIBEI_EVERY_DEATH=1 $(PY) -m pytest -q --timeout 7200 tests/backup/test_lifecycle_machine.py tests/backup/test_rotation.py tests/backup/test_store_faults.py \
+	  tests/backup/test_schedule_temporal.py
 
 ransomware-drill: setup
 	$(PY) -m zaibei.cli.main backup drill-ransomware

@@ -143,8 +143,12 @@ async def _completed(server: str, name: str) -> bool:
     return mine == [WorkflowExecutionStatus.COMPLETED]
 
 
+# A worker that thaws again takes 25 s to be overtaken: `make campaign-backup`.
+LOST = [False, True] if os.environ.get("ZAIBEI_CAMPAIGN") else [False]
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("comes_back", [False, True])
+@pytest.mark.parametrize("comes_back", LOST)
 def test_a_worker_lost_in_the_middle_of_a_backup_is_followed_by_another_and_one_snapshot(
     server: str,
     workers: Callable[[], "subprocess.Popen[bytes]"],
