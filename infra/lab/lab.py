@@ -117,8 +117,7 @@ def reset(stack: Stack, *, clock: Clock, progress: Progress) -> timedelta:
         bwrap = host.find_bwrap()
         layer.ensure(lab, bwrap=bwrap, clock=clock, progress=progress)
         access = sites.load()
-        # The remote site last, as when it was made: started beside a writer that was still recovering, its
-        # standby cluster was once seen without a leader for 90 s.
+        # The remote site last, as when it was made: it follows a writer that is there.
         near = [h for h in lab.hosts if h.role is not Role.REMOTE]
         for together in (near, [h for h in lab.hosts if h.role is Role.REMOTE]):
             with ThreadPoolExecutor(max(1, len(together))) as pool:

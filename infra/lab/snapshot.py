@@ -46,9 +46,17 @@ def why_not_usable(lab: LabPlan, *, made_from: str) -> str | None:
 
 
 def put_back(lab: LabPlan) -> None:
-    """Over the disks of hosts without power. A copy that was killed is repeated: the snapshot stays."""
+    """In the place of the disks of hosts without power. A copy that was killed is repeated: the snapshot stays.
+
+    A new file under the old name, never over the old one: a loop device lives on for as long as any dying mount
+    namespace holds its mount, `mount` takes it up again for the same file, and what it had cached is then laid
+    over what was copied. Seen as `Bad message` from ext4, and as a standby cluster that found no leader.
+    """
     assert not [h for h in lab.hosts if disk.is_attached(h)], "a mounted disk is not copied over"
-    _copy_all([(kept(h), h.image) for h in lab.hosts])
+    fresh = [(h.image.with_suffix(".back"), h.image) for h in lab.hosts]
+    _copy_all([(kept(h), back) for h, (back, _) in zip(lab.hosts, fresh, strict=True)])
+    for back, image in fresh:
+        back.replace(image)
 
 
 def _copy_all(pairs: list[tuple[Path, Path]]) -> None:
