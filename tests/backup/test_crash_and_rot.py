@@ -3,7 +3,6 @@ wrong bytes never come back."""
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,50 +21,14 @@ from backup.repository import Repository, create_repository, open_repository
 from backup.restore import restore_files
 from backup.verify import Level, verify
 from backup.wal import Archive
-from infra.objectstore.contract import Stat
 from infra.objectstore.memory import MemoryStore
+from infra.objectstore.mortal import Died, Mortal
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Silent
 
 FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
 PASSPHRASE = "correct horse"
-
-
-class Died(BaseException):
-    """The process ends here: nothing catches it."""
-
-
-class Mortal:
-    """A store whose caller dies at its `last` call, before or after the call took effect."""
-
-    def __init__(self, inner: MemoryStore, last: int, *, after: bool) -> None:
-        self._inner, self._left, self._after = inner, last, after
-        self.name = inner.name
-
-    def _call(self, do: Callable[[], object]) -> object:
-        self._left -= 1
-        if self._left < 0 or (self._left == 0 and not self._after):
-            raise Died
-        found = do()
-        if self._left == 0:
-            raise Died
-        return found
-
-    def now(self) -> object:
-        return self._call(self._inner.now)
-
-    def create(self, key: str, data: bytes, **more: object) -> object:
-        return self._call(lambda: self._inner.create(key, data, **more))  # type: ignore[arg-type]
-
-    def read(self, key: str, **more: object) -> object:
-        return self._call(lambda: self._inner.read(key, **more))  # type: ignore[arg-type]
-
-    def stat(self, key: str) -> object:
-        return self._call(lambda: self._inner.stat(key))
-
-    def list(self, prefix: str = "") -> Iterator[Stat]:
-        return self._call(lambda: self._inner.list(prefix))  # type: ignore[return-value]
 
 
 def contents(base: Path) -> dict[str, bytes]:

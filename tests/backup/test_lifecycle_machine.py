@@ -7,10 +7,9 @@ snapshot that is not forgotten comes back byte for byte. And a walk through ever
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,6 +33,7 @@ from backup.verify import Level, verify
 from backup.writer import Writer
 from infra.objectstore.contract import Stat
 from infra.objectstore.memory import MemoryStore
+from infra.objectstore.mortal import Died, Mortal
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, ZaibeiError
 from zaibei.kernel.progress import Silent
@@ -43,30 +43,6 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 CAMPAIGN = int(os.environ.get("ZAIBEI_CAMPAIGN", "0"))
 Files = dict[str, bytes]
 Truth = dict[int, Files]
-
-
-class Died(BaseException):
-    """The process ends here: nothing catches it."""
-
-
-class Mortal:
-    """A store whose caller dies at its `last` call, before or after the call took effect."""
-
-    def __init__(self, inner: MemoryStore, last: int, *, after: bool) -> None:
-        self._inner, self._left, self._after = inner, last, after
-        self.name = inner.name
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
-            self._left -= 1
-            if self._left < 0 or (self._left == 0 and not self._after):
-                raise Died
-            found = getattr(self._inner, method)(*args, **more)
-            if self._left == 0:
-                raise Died
-            return found
-
-        return call
 
 
 def of(repo: Repository, store: object) -> Repository:

@@ -26,6 +26,7 @@ from backup.wal import Archive
 from infra.objectstore.contract import Stat
 from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.memory import MemoryStore
+from infra.objectstore.mortal import Died, Mortal
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Busy, Refused
 from zaibei.kernel.progress import Silent
@@ -35,32 +36,6 @@ PASSPHRASE = "correct horse"
 GOLDEN = Path(__file__).parent.parent / "golden" / "repository" / "v1"
 EVERY_DEATH = bool(os.environ.get("ZAIBEI_EVERY_DEATH"))  # else one in five, for the daily run
 each_suite = pytest.mark.parametrize("suite", ["intl", "sm"])
-
-
-class Died(BaseException):
-    """The process ends here: nothing catches it."""
-
-
-class Mortal:
-    """A store whose caller dies at its `last` call, before or after the call took effect."""
-
-    def __init__(self, inner: MemoryStore, last: int, *, after: bool) -> None:
-        self._inner, self._left, self._after = inner, last, after
-        self.name = inner.name
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        do = getattr(self._inner, name)
-
-        def call(*args: object, **more: object) -> object:
-            self._left -= 1
-            if self._left < 0 or (self._left == 0 and not self._after):
-                raise Died
-            found = do(*args, **more)
-            if self._left == 0:
-                raise Died
-            return found
-
-        return call
 
 
 def contents(base: Path) -> dict[str, bytes]:
