@@ -5,8 +5,10 @@ is provisioned there. The data is thrown away at the end.
 """
 
 import secrets
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -85,6 +87,8 @@ def loopback(
     )
     made = identity.ensure(plan, clock)
     pki = _pki(plan.secrets / "pki", folder / name / "pki", name)
+    # A folder of a test may be deep, and a socket's whole path has room for 107 bytes.
+    run = Path(tempfile.mkdtemp(prefix="zaibei-", dir="/tmp"))
     ports = _free_ports()
     variables: dict[str, Any] = {
         "site": name,
@@ -94,15 +98,17 @@ def loopback(
         "pki_dir": str(pki),
         "seaweedfs_etc": str(folder / name / "etc"),
         "seaweedfs_data": str(folder / name / "data"),
+        "seaweedfs_run": str(run),
         "seaweedfs_volume_max": 40,
         "seaweedfs_volume_limit_mb": 64,
         "seaweedfs_business_buckets": ["geo-images", "citizen-objects"],
         "seaweedfs_peers": ",".join(names),
     }
     render("seaweedfs", variables, folder / name / "etc", SETTINGS)
-    (folder / name / "data" / "run").mkdir(parents=True, exist_ok=True)
-    process = _start(folder / name, variables)
+    (folder / name / "data").mkdir(parents=True, exist_ok=True)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        process = _start(folder / name, variables)
         site = LoopbackSite(
             name=name,
             folder=folder,
@@ -129,8 +135,10 @@ def loopback(
         yield site
     finally:
         # No clean stop: it takes 18 s, and nobody reads this data again.
-        process.kill()
-        process.wait()
+        if process is not None:
+            process.kill()
+            process.wait()
+        shutil.rmtree(run, ignore_errors=True)
         for port in ports.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port + _GRPC}.sock"):
                 left.unlink(missing_ok=True)

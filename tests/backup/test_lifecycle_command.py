@@ -225,7 +225,8 @@ def test_repair_names_what_is_lost_and_ends_with_1(vaults: Vaults) -> None:
 
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackSite]:
-    with loopback(tmp_path / "seaweedfs", clock=CLOCK) as site:
+    # Deeper than the path of a socket may be.
+    with loopback(tmp_path / ("deep" * 20) / "seaweedfs", clock=CLOCK) as site:
         here = SimpleNamespace(store=site.access)
         database = SimpleNamespace(backup=SimpleNamespace(vaults=(site.name,)))
         buckets.prepare(
