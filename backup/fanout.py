@@ -184,23 +184,22 @@ class Fanout:
     def _put(self, batch: _Batch) -> list[_Ids]:
         pieces, batch.pieces = batch.pieces, []
         try:
-            return [self._put_all(Chunk(piece)) for piece in pieces]
+            chunks = [Chunk(piece) for piece in pieces]
+            by_vault = [self._put_in(at, chunks, Kind.DATA) for at in range(len(self._writers))]
+            return list(zip(*by_vault, strict=True))
         finally:
             with self._room:
                 self._in_flight_bytes -= batch.size_bytes
                 self._room.notify_all()
 
-    def _put_all(self, chunk: Chunk) -> _Ids:
-        return tuple(self._put_one(at, chunk, Kind.DATA) for at in range(len(self._writers)))
-
-    def _put_one(self, at: int, chunk: Chunk, kind: Kind) -> bytes | None:
-        if at in self._failed:
-            return None
-        try:
-            return self._writers[at].put(chunk, kind)
-        except (ZaibeiError, OSError) as bad:
-            self._fail(at, bad)
-            return None
+    def _put_in(self, at: int, chunks: Sequence[Chunk], kind: Kind) -> Sequence[bytes | None]:
+        """Their ids in one vault; None for each where it has failed."""
+        if at not in self._failed:
+            try:
+                return self._writers[at].put_all(chunks, kind)
+            except (ZaibeiError, OSError) as bad:
+                self._fail(at, bad)
+        return [None] * len(chunks)
 
     def _fail(self, at: int, bad: Exception) -> None:
         name = self._writers[at].repository.name
@@ -218,11 +217,10 @@ class Fanout:
                 ids = [i[at] for i in one.ids]
                 if None in ids:
                     continue
-                if ids:
-                    node = replace(node, blobs=tuple(i for i in ids if i is not None))
-            elif node.blobs != one.known[at]:
-                node = replace(node, blobs=tuple(one.known[at]))
-            for line in tree.encode(node):
+                blobs = [i for i in ids if i is not None]
+            else:
+                blobs = list(one.known[at])
+            for line in tree.encode(node, blobs):
                 self._lines[at].append(line)
                 self._line_bytes[at] += len(line)
                 if self._line_bytes[at] >= TREE_BYTES:
@@ -239,7 +237,7 @@ class Fanout:
     def _flush_lines(self, at: int) -> None:
         raw = b"".join(self._lines[at])
         self._lines[at], self._line_bytes[at] = [], 0
-        if raw and (id_ := self._put_one(at, Chunk(raw), Kind.TREE)) is not None:
+        if raw and (id_ := self._put_in(at, [Chunk(raw)], Kind.TREE)[0]) is not None:
             self._trees[at].append(id_)
 
     def _finish(self, at: int, content: Content) -> Outcome:

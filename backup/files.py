@@ -6,6 +6,7 @@ that nobody sees. Kept: extended attributes (ACLs are some), hard links, holes, 
 # ruff: noqa: PTH115, PTH119
 
 import errno
+import io
 import os
 import socket
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from backup.cut import Content as ByContent
-from backup.cut import Cutter
+from backup.cut import Cutter, Source
 from backup.fanout import Fanout, Outcome
 from backup.parent import Parents, parents
 from backup.snapshot import Content
@@ -29,6 +30,7 @@ from zaibei.kernel.progress import Progress
 PROBLEMS_MAX: Final = 1000  # listed in the snapshot; the count is always exact
 SEED: Final = "cut_seed"  # a fact of the snapshot, which is sealed
 _BLOCK = 512  # what st_blocks counts
+_AT_ONCE = 256 << 10  # a file up to here is read by one call
 _OF = {
     stat.S_IFREG: Type.FILE,
     stat.S_IFDIR: Type.DIRECTORY,
@@ -186,20 +188,21 @@ def _add_file(run: _Run, entry: Entry) -> None:
             return
     # O_NOFOLLOW and the second look: between the walk and here somebody may have put a link or a pipe.
     fd = os.open(entry.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb", buffering=0) as source:
+    try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             run.problems.add(entry.path, "became something else while it was read")
             return
-        node = _node(run, entry, Type.FILE, before, fd)
-        node = replace(node, hard=_first_name(run, entry.path, before))
+        hard = _first_name(run, entry.path, before)
+        node = _node(run, entry, Type.FILE, before, fd, hard=hard)
         if before.st_blocks * _BLOCK < before.st_size and (holes := _holes(fd, before.st_size)):
-            node = replace(node, holes=holes, size_bytes=before.st_size)
+            node = replace(node, holes=holes)
             read = run.out.add(node, run.cutter.cut(_Dense(fd, segments(node))))
         else:
-            source.seek(0)
-            read = run.out.add(node, run.cutter.cut(source))
+            read = run.out.add(node, run.cutter.cut(_source(fd, before.st_size)))
         after = os.fstat(fd)
+    finally:
+        os.close(fd)
     if (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size) or (
         read.size_bytes != after.st_size
     ):
@@ -208,10 +211,25 @@ def _add_file(run: _Run, entry: Entry) -> None:
     _remember_name(run, entry.path, before)
 
 
-def _node(run: _Run, entry: Entry, type_: Type, now: os.stat_result, of: bytes | int) -> Node:
+def _source(fd: int, size: int) -> Source:
+    """The file from its first byte. A small one in hand: a read that gave less than it was asked for was all."""
+    if size <= _AT_ONCE:
+        data = os.pread(fd, size + 1, 0)
+        if len(data) <= size:
+            return io.BytesIO(data)
+        # Else it grows, or its size says nothing, as under /proc.
+    os.lseek(fd, 0, os.SEEK_SET)  # whoever looked for holes has moved
+    return open(fd, "rb", buffering=0, closefd=False)
+
+
+def _node(
+    run: _Run, entry: Entry, type_: Type, now: os.stat_result, of: bytes | int, *, hard: bytes = b""
+) -> Node:
     return Node(
         path=entry.path,
         type=type_,
+        size_bytes=now.st_size if type_ is Type.FILE else 0,
+        hard=hard,
         mode=stat.S_IMODE(now.st_mode),
         mtime_ns=now.st_mtime_ns,
         uid=now.st_uid,

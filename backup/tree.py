@@ -6,7 +6,7 @@ not known here was written by a later zaibei and is refused, because leaving it 
 """
 
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -108,7 +108,10 @@ def segments(node: Node) -> list[Extent]:
     return found
 
 
-def encode(node: Node) -> Iterator[bytes]:
+def encode(node: Node, blobs: Sequence[bytes] | None = None) -> Iterator[bytes]:
+    """`blobs`: instead of the node's own, whose ids are another vault's or not known yet."""
+    if blobs is None:
+        blobs = node.blobs
     line: dict[str, Any] = _text("path", node.path)
     line |= {
         "type": node.type.value,
@@ -120,7 +123,7 @@ def encode(node: Node) -> Iterator[bytes]:
     if node.type is Type.LINK:
         line |= _text("target", node.target)
     if node.type in _DATA:
-        line |= {"size": node.size_bytes, "blobs": _packed(node.blobs[:LINE_BLOBS_MAX])}
+        line |= {"size": node.size_bytes, "blobs": _packed(blobs[:LINE_BLOBS_MAX])}
     if node.holes:
         line["holes"] = node.holes
     if node.hard:
@@ -136,8 +139,8 @@ def encode(node: Node) -> Iterator[bytes]:
         if about.meta:
             line["object"]["meta"] = dict(about.meta)
     yield _line(line)
-    for at in range(LINE_BLOBS_MAX, len(node.blobs), LINE_BLOBS_MAX):
-        yield _line({"more": _packed(node.blobs[at : at + LINE_BLOBS_MAX])})
+    for at in range(LINE_BLOBS_MAX, len(blobs), LINE_BLOBS_MAX):
+        yield _line({"more": _packed(blobs[at : at + LINE_BLOBS_MAX])})
 
 
 def decode(blobs: Iterable[bytes]) -> Iterator[Node]:

@@ -4,15 +4,15 @@ Every object is a `create`. A run that dies leaves packs that no snapshot names;
 to write let the next run find them again, and what is not even indexed is swept later.
 """
 
+import os
 import random
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from backup import immutability, snapshot
-from backup.blob import Chunk, Kind
+from backup.blob import Chunk, Kind, encode_all
 from backup.guard.heads import Heads
 from backup.immutability import Lock
 from backup.index import SEGMENT_PACKS, Catalogue, Held
@@ -25,6 +25,7 @@ from zaibei.kernel.errors import Busy
 
 _OPEN_PACKS: Final = 2  # data blobs go to one of these at random: a store cannot tell neighbours
 _COMMIT_ATTEMPTS: Final = 16
+_RANDOM_BYTES: Final = 1 << 10
 _SEGMENT_S: Final = 30.0  # a segment is written at the latest after so long, when packs come
 
 # What a run says about itself is completed by whoever judges it (`guard.judge`), after its blobs are in.
@@ -65,7 +66,7 @@ class Writer:
         self._retain = lock.until if lock else None
         self._judge, self._fence, self._says = judge, fence, dict(says or {})
         # Placement hides which blobs are neighbours, so the default is not a guessable generator.
-        self._rng = rng or secrets.SystemRandom()
+        self._rng = rng or _Unguessable()
         self._pack_bytes = pack_bytes
         self._lease = Lease(repository)  # before the index is read
         # What a segment that cannot be read names is stored again. Else one torn segment, or junk of somebody
@@ -84,31 +85,49 @@ class Writer:
 
     def put(self, chunk: Chunk, kind: Kind) -> bytes:
         """The blob's id. It is in the vault at the latest when `finish` returned."""
-        keys = self.repository.keys
+        return self.put_all([chunk], kind)[0]
+
+    def put_all(self, chunks: Sequence[Chunk], kind: Kind) -> list[bytes]:
+        """The same for several that travel together."""
+        domain = kind.domain
         self._lease.run.beat()
-        id_ = keys.blob_id(kind.domain, chunk.data)
-        if not self.catalogue.claim(id_):
-            home = self.catalogue.home(id_)
-            with self._lock:
-                self._known += 1
-                if home is not None and home[0] not in self._own:
-                    self._reused[home[0]] = home[1]
-            return id_
-        encoding, encoded = chunk.encoded()
+        ids = [self.repository.keys.blob_id(domain, chunk.data) for chunk in chunks]
+        new: list[tuple[bytes, Chunk]] = []
+        for id_, chunk in zip(ids, chunks, strict=True):
+            if self.catalogue.claim(id_):
+                new.append((id_, chunk))
+            else:
+                self._rely(id_)
+        encode_all([chunk for _, chunk in new])
         full: list[Builder] = []
         with self._lock:
-            self._new += 1
-            at = len(self._open) - 1 if kind is Kind.TREE else self._rng.randrange(_OPEN_PACKS)
-            if not self._open[at].fits(len(encoded), self._pack_bytes):
-                full.append(self._open[at])
-                self._open[at] = Builder(kind)
-            self._open[at].add(id_, encoding, encoded, len(chunk.data))
-            if self._open[at].is_full(self._pack_bytes):
-                full.append(self._open[at])
-                self._open[at] = Builder(kind)
+            for id_, chunk in new:
+                full += self._pack(id_, chunk, kind)
         for builder in full:
             self._send(builder)
-        return id_
+        return ids
+
+    def _rely(self, id_: bytes) -> None:
+        home = self.catalogue.home(id_)
+        with self._lock:
+            self._known += 1
+            if home is not None and home[0] not in self._own:
+                self._reused[home[0]] = home[1]
+
+    def _pack(self, id_: bytes, chunk: Chunk, kind: Kind) -> list[Builder]:
+        """Into an open pack; what became full by that. Under the lock."""
+        encoding, encoded = chunk.encoded()
+        full: list[Builder] = []
+        self._new += 1
+        at = len(self._open) - 1 if kind is Kind.TREE else self._rng.randrange(_OPEN_PACKS)
+        if not self._open[at].fits(len(encoded), self._pack_bytes):
+            full.append(self._open[at])
+            self._open[at] = Builder(kind)
+        self._open[at].add(id_, encoding, encoded, len(chunk.data))
+        if self._open[at].is_full(self._pack_bytes):
+            full.append(self._open[at])
+            self._open[at] = Builder(kind)
+        return full
 
     def holds(self, ids: Sequence[bytes]) -> bool:
         """Whether every one of these is in the vault already; then this run relies on it."""
@@ -218,6 +237,23 @@ class Writer:
             size_bytes = self.repository.write_segment(packs, retain_until=self._retain)
             with self._lock:
                 self._stored += size_bytes
+
+
+class _Unguessable(random.SystemRandom):
+    """The system's randomness, fetched by the page: a call of the system for each blob's place cost more than
+    placing it. Thread-safe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = threading.local()
+
+    def getrandbits(self, k: int, /) -> int:
+        size = (k + 7) // 8
+        left: bytes = getattr(self._own, "left", b"")
+        if len(left) < size:
+            left = os.urandom(max(size, _RANDOM_BYTES))
+        self._own.left = left[size:]
+        return int.from_bytes(left[:size]) >> (size * 8 - k)
 
 
 def _builders() -> list[Builder]:

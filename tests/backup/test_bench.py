@@ -14,7 +14,7 @@ from backup.bench.measure import Sample, measure
 from backup.bench.race import Lap, Race, race, summary
 from backup.bench.tools import Phase, Place
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Damage, Missing, ToolFailed
+from zaibei.kernel.errors import Damage, Missing, NoSpace, ToolFailed
 from zaibei.kernel.progress import Silent
 
 CLOCK = SystemClock()
@@ -129,3 +129,9 @@ def test_cpu_of_children_counts_and_a_failure_is_told_with_its_last_words(tmp_pa
             clock=CLOCK,
             deadline=timedelta(seconds=60),
         )
+
+
+def test_a_disk_that_would_be_filled_is_refused_before_the_first_lap(tmp_path: Path) -> None:
+    with pytest.raises(NoSpace, match="the race may take"):
+        race([Copy()], tmp_path, size_bytes=10**18, rounds=1, clock=CLOCK, progress=Silent())
+    assert not list(tmp_path.iterdir())

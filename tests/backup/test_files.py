@@ -282,3 +282,28 @@ def test_a_listing_of_very_many_blobs_goes_over_several_lines() -> None:
 
     assert len(lines) == 3
     assert list(tree.decode(lines)) == [node]
+
+
+def test_a_file_whose_size_says_nothing_is_read_to_its_end(
+    make: Make, clock: SimClock, tmp_path: Path
+) -> None:
+    # As under /proc: stat says 0, and there are bytes. It is told, because it is not what stat promised.
+    here = Path("/proc/self/mounts")
+    repo = make()
+    done = run_files([here], [repo], clock, random.Random(7), Silent())
+    with Reader(repo) as reader:
+        restore_files(reader, repo.find("latest"), tmp_path / "back", progress=Silent())
+    assert (tmp_path / "back" / "mounts").read_bytes() == here.read_bytes() != b""
+    assert any("changed while it was read" in p for p in done.problems)
+
+
+@pytest.mark.parametrize("size", [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1])
+def test_files_around_the_size_that_is_read_at_once(
+    make: Make, clock: SimClock, tmp_path: Path, size: int
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "one").write_bytes(random.Random(size).randbytes(size))
+    repo = make()
+    back_up([repo], source, clock)
+    assert told(bring_back(repo, tmp_path / "back") / "source") == told(source)

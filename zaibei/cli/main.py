@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from zaibei import __version__
-from zaibei.kernel import log
+from zaibei.kernel import heap, log
 from zaibei.kernel.errors import ZaibeiError
 
 GROUPS = (
@@ -62,6 +62,7 @@ def run() -> None:
     gc.set_threshold(50_000, 20, 20)
     # numpy sorts here and multiplies nothing: a thread a core for that cost a tenth of a second at its import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    heap.keep()
     called = sys.argv[1] if len(sys.argv) > 1 else ""
     if called not in _LOGS_ITSELF:
         log.configure()
