@@ -26,8 +26,8 @@ from zaibei.kernel.errors import Damage
 STRETCH: Final = 8192  # pieces that are planned together
 FETCHERS: Final = 4
 PACKS_IN_FLIGHT: Final = 6
-# One more than there are processors: one of them is always waiting for the disk.
-OPENERS: Final = max(2, min(8, (os.cpu_count() or 1) + 1))
+# With one more than there are processors they spent their time in the queue of a directory and of the interpreter.
+OPENERS: Final = max(2, min(8, os.cpu_count() or 1))
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _EMPTY: Final = ""  # the pack of files without data
 
