@@ -288,8 +288,6 @@ class WalArchiver:
         # It writes the growing segment again from its start; after a failover maybe with other bytes.
         for lane in self._lanes:
             lane.shipped = {}
-        for lane in self._lanes:
-            lane.shipped = {}
 
     def _later(self, now: float) -> None:
         self._not_before = now + self._backoff.total_seconds()
