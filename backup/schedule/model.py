@@ -18,12 +18,14 @@ _DURATIONS = ("every", "jitter", "timeout", "catch_up", "retain")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """`files` and `postgres` both empty: the stack's databases. `repos` empty: the stack's vaults."""
+    """`files`, `postgres` and `bucket` empty: the stack's databases. `repos` empty: the stack's vaults."""
 
     name: str
     created: datetime  # slots before it are nobody's
     files: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # of the files, as in .gitignore
     postgres: str | None = None  # conninfo without a password
+    bucket: str | None = None  # s3+https://HOST/BUCKET or SITE/BUCKET
     repos: tuple[str, ...] = ()
     password_file: str | None = None
     cron: str | None = None  # five fields
@@ -50,7 +52,10 @@ class Job:
     def source(self) -> str:
         """For people."""
         if self.files:
-            return " ".join(self.files)
+            without = f" without {', '.join(self.exclude)}" if self.exclude else ""
+            return " ".join(self.files) + without
+        if self.bucket:
+            return f"bucket {self.bucket}"
         return "postgres" if self.postgres else "the stack's databases"
 
     @property
@@ -69,8 +74,10 @@ def _why_not(job: Job) -> str | None:
         return "either --cron or --every"
     if job.every is not None and job.every < EVERY_MIN:
         return f"every {say_duration(job.every)} is below a minute"
-    if job.files and job.postgres:
+    if sum(map(bool, (job.files, job.postgres, job.bucket))) > 1:
         return "one source a job"
+    if job.exclude and not job.files:
+        return "rules are for files"
     if not timedelta(0) < job.timeout <= TIMEOUT_MAX:
         return "a timeout is between 0 and a week"
     if job.jitter < timedelta(0) or job.catch_up <= timedelta(0):
@@ -102,7 +109,7 @@ def from_json(told: Any) -> Job:
             if made.get(name) is not None:
                 made[name] = duration(made[name])
         made["created"] = datetime.fromisoformat(made["created"])
-        for name in ("files", "repos"):
+        for name in ("files", "exclude", "repos"):
             made[name] = tuple(made.get(name) or ())
         return Job(**made)
     except (KeyError, TypeError, ValueError, AttributeError) as bad:

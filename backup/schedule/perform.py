@@ -20,6 +20,9 @@ from backup.schedule import lease as leasing
 from backup.schedule.lease import End, Lease
 from backup.schedule.model import Job
 from backup.schedule.slot import Slot, committed
+from backup.vaults import open_bucket
+from backup.walk import Rules
+from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Busy, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -46,6 +49,7 @@ class Result:
 
 Opened = tuple[list[Repository], list[str]]  # and why the others do not open
 Standby = Callable[[], tuple[str, str]]
+OpenBucket = Callable[[str], tuple[ObjectStore, str]]  # and what names it in snapshots
 
 
 def perform(
@@ -57,6 +61,7 @@ def perform(
     clock: Clock,
     progress: Progress,
     leased: bool = True,
+    bucket: OpenBucket = open_bucket,
 ) -> Result:
     """`leased` False: somebody else (Temporal) sees to it that one worker is at it."""
     repos, lost = opened
@@ -74,7 +79,7 @@ def perform(
         slot = Slot(job=slot.job, at=slot.at, token=lease.token if lease else 0)
     how = End.HANDED_OVER
     try:
-        run = _run(job, slot, open_, standby, clock, progress)
+        run = _run(job, slot, open_, standby, bucket, clock, progress)
         have |= {o.vault: o.snapshot.sequence for o in run.outcomes if o.snapshot}
         have |= {r.name: f.sequence for r in open_ if (f := committed(r, slot)) is not None}
         missing = (*lost, *(f"{o.vault}: {o.error}" for o in run.outcomes if o.vault not in have))
@@ -103,6 +108,7 @@ def _run(
     slot: Slot,
     repos: Sequence[Repository],
     standby: Standby,
+    bucket: OpenBucket,
     clock: Clock,
     progress: Progress,
 ) -> running.Run:
@@ -113,6 +119,20 @@ def _run(
             clock,
             None,
             progress,
+            label=job.label,
+            retain=job.retain,
+            slot=slot,
+            rules=Rules.of(job.exclude),
+        )
+    if job.bucket:
+        store, source = bucket(job.bucket)
+        return running.run_bucket(
+            store,
+            repos,
+            clock,
+            None,
+            progress,
+            source=source,
             label=job.label,
             retain=job.retain,
             slot=slot,

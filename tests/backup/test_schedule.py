@@ -27,6 +27,7 @@ from backup.schedule.plan import State, due, failed, finished, held
 from backup.schedule.service import Ended, Handle, Service
 from backup.schedule.slot import FACT, Slot, SlotTaken, committed, fence
 from backup.writer import Writer
+from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Busy, Damage, Usage
 from zaibei.kernel.progress import Silent
@@ -367,6 +368,65 @@ def test_a_slot_is_performed_once_and_said_to_be_done_after_that(
     assert first.snapshots == {"site-b": 1, "site-c": 1}
     again = doing(job, repos, clock)
     assert again.outcome is Outcome.ALREADY and again.snapshots == first.snapshots
+
+
+def test_a_job_of_a_bucket_takes_all_its_versions_and_the_next_slot_sends_only_what_is_new(
+    make: Callable[..., Repository], clock: SimClock
+) -> None:
+    business = MemoryStore(clock=clock, name="site-a/images")
+    business.create("map", b"map one")
+    business.remove("map")
+    business.create("map", b"map two")
+    repo, job = make("site-b"), nightly(bucket="site-a/images")
+
+    def night(slot: Slot) -> Any:
+        return perform(
+            job,
+            slot,
+            ([repo], []),
+            standby=lambda: pytest.fail("a job of a bucket asks for no database"),
+            clock=clock,
+            progress=Silent(),
+            bucket=lambda where: (business, where),
+        )
+
+    assert night(SLOT).outcome is Outcome.DONE
+    first = repo.find("latest").content
+    assert (first.kind, first.label, first.entries) == ("bucket", "nightly", 3)
+    assert night(SLOT).outcome is Outcome.ALREADY
+    business.create("new", b"new")
+    packs = len(list(repo.store.list("packs/")))
+    assert night(replace(SLOT, at=SLOT.at + DAY)).outcome is Outcome.DONE
+    assert repo.find("latest").content.entries == 4
+    # One of the new object and one of the listing.
+    assert len(list(repo.store.list("packs/"))) == packs + 2
+
+
+def test_a_job_leaves_out_what_its_rules_say(
+    repo: Repository, clock: SimClock, tmp_path: Path
+) -> None:
+    (tmp_path / "source" / "cache").mkdir(parents=True)
+    (tmp_path / "source" / "kept").write_text("kept")
+    (tmp_path / "source" / "cache" / "left").write_text("left out")
+    job = nightly(files=(str(tmp_path / "source"),), exclude=("cache/",))
+    assert doing(model.from_json(model.to_json(job)), [repo], clock).outcome is Outcome.DONE
+    made = repo.find("latest").content
+    assert (made.entries, made.facts["excluded"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"files": ("/srv",), "bucket": "site-a/images"}, "one source a job"),
+        ({"postgres": "host=a", "bucket": "site-a/images"}, "one source a job"),
+        ({"exclude": ("*.tmp",)}, "rules are for files"),
+    ],
+)
+def test_a_job_of_two_sources_or_of_rules_for_nothing_is_refused(
+    more: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(Usage, match=why):
+        nightly(**more)
 
 
 def test_a_vault_that_was_down_is_made_good_by_the_next_attempt_and_the_other_left_alone(

@@ -27,7 +27,13 @@ def add(
     files: Annotated[
         list[Path] | None, typer.Option(help="A file or directory; repeatable.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out, as in .gitignore; repeatable.")
+    ] = None,
     postgres: Annotated[str | None, typer.Option(help="libpq conninfo, without password.")] = None,
+    bucket: Annotated[
+        str | None, typer.Option(help="All versions of s3+https://HOST/BUCKET, or SITE/BUCKET.")
+    ] = None,
     jitter: Annotated[str, typer.Option(help="Spread the start over so long.")] = "0s",
     timeout: Annotated[str, typer.Option(help="A run that takes longer is ended.")] = "12h",
     catch_up: Annotated[
@@ -44,18 +50,22 @@ def add(
     password_file: Password = None,
     json: Json = False,
 ) -> None:
-    """Add a job. Without --files and --postgres: the stack's databases, from a standby."""
+    """Add a job. Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told():
         from backup.schedule import model, state  # noqa: PLC0415
+        from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
+        Rules.of(exclude or ())  # a rule that is none is told now, not at two in the night
         if repo and password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
         one = model.Job(
             name=name,
             created=CLOCK.now(),
             files=tuple(str(f.absolute()) for f in files or ()),
+            exclude=tuple(exclude or ()),
             postgres=postgres,
+            bucket=bucket,
             repos=tuple(repo or ()),
             password_file=str(password_file.absolute()) if password_file else None,
             cron=cron,
