@@ -18,6 +18,9 @@ from zaibei.kernel.errors import Damage
 
 CACHE_BYTES: Final = 64 << 20
 AHEAD: Final = 8
+INDEX_AGAIN_S: Final = (
+    600.0  # a blob that is in no place is looked for in a new index, so often at the most
+)
 WORKERS: Final = 3
 _Opened = tuple[Seal, bytes]
 
@@ -37,6 +40,11 @@ class Reader:
         self.repository = repository
         self.catalogue = catalogue or repository.catalogue(damaged=damaged)
         self._own = catalogue is None
+        self._damaged = damaged
+        self._newer: Catalogue | None = None  # beside the first, whose places others rely on
+        self._newer_at: float | None = None
+        self._looking = threading.Lock()
+        self._old: list[Catalogue] = []
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="restore")
         self._lock = threading.Lock()
         self._packs: OrderedDict[str, tuple[Future[_Opened], int]] = OrderedDict()
@@ -53,11 +61,36 @@ class Reader:
         self._pool.shutdown(cancel_futures=True)
         if self._own:
             self.catalogue.close()
+        for one in (self._newer, *self._old):
+            if one is not None:
+                one.close()
 
     def read(self, id: bytes) -> bytes:  # noqa: A002
         """Raises Damage when no place holds the blob whole."""
+        try:
+            return self._read(self.catalogue, id)
+        except Damage:
+            # A restore may take longer than the grace of a garbage collection: then the pack that the index
+            # named when it began was packed anew meanwhile, and the blob is where today's index says.
+            newer = self._index_again() if self._own else None
+            if newer is None:
+                raise
+            return self._read(newer, id)
+
+    def _index_again(self) -> Catalogue | None:
+        with self._looking:
+            now = self.repository.clock.monotonic()
+            if self._newer_at is None or now - self._newer_at >= INDEX_AGAIN_S:
+                self._newer_at = now
+                if self._newer is not None:
+                    self._old.append(self._newer)  # somebody may be asking it
+                self._newer = None  # were it not to be had, the old one would be asked in vain
+                self._newer = self.repository.catalogue(damaged=self._damaged)
+            return self._newer
+
+    def _read(self, catalogue: Catalogue, id: bytes) -> bytes:  # noqa: A002
         why: Damage | None = None
-        for place in self.catalogue.places(id):
+        for place in catalogue.places(id):
             try:
                 one, data = self._pack(place.pack, place.pack_bytes)
                 sealed = data[place.entry.offset : place.entry.offset + place.entry.stored_bytes]

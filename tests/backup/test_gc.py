@@ -429,6 +429,35 @@ def test_a_reader_whose_segment_was_swept_under_its_hands_reads_the_new_one(
             assert list(reader.nodes(one))
 
 
+def test_a_restore_that_outlasts_the_grace_finds_what_was_packed_anew(world: World) -> None:
+    for n in range(8):
+        world.write(f"f{n}", n)
+    world.backup()
+    for n in range(1, 8):
+        world.write(f"f{n}", 100 + n)
+    newest = world.backup()
+    target = world.base / "slow"
+    with Reader(world.repo) as slow:
+        world.forget(1)
+        world.clock.sleep(DAY)
+        assert world.mark().repacked == 1
+        world.clock.sleep(DAY)
+        assert world.sweep().removed["packs"]
+        restore_files(slow, world.repo.find(str(newest)), target, progress=Silent())
+    assert {p.name: p.read_bytes() for p in (target / "source").iterdir()} == world.truth[newest]
+
+
+def test_what_is_in_no_index_is_looked_for_once_and_not_for_each_blob(world: World) -> None:
+    world.write("a", 1)
+    world.backup()
+    with Reader(world.repo) as reader:
+        calls = world.store.calls
+        for n in range(50):
+            with pytest.raises(Damage, match="in no index segment"):
+                reader.read(bytes([n]) * 32)
+        assert world.store.calls - calls < 10
+
+
 def test_the_newest_snapshot_object_is_removed_and_the_chain_goes_on(world: World) -> None:
     world.write("a", 1)
     world.backup(), world.backup()
