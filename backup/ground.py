@@ -1,8 +1,8 @@
 """The directory that a restore fills. Nothing outside it is touched, and no name in it means a file that is not whole.
 
 A file grows in a folder of the restore's own and gets its name when its last byte is there. That folder is
-what tells an interrupted restore: it is removed at the end, and `--resume` goes on only where it lies and was
-made for the same snapshot. Until the end every directory is this account's alone (0700) and no symbolic link
+what tells an interrupted restore: it is removed at the end, when everything is on the disk, and `--resume` goes on only
+where it lies and was made for the same snapshot. Until the end every directory is this account's alone (0700) and no symbolic link
 is made, so no name in a listing, however it was forged, leads out.
 """
 
@@ -16,7 +16,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from backup.errors import NotEmpty
 from backup.tree import Node, Type, why_unsafe
@@ -29,6 +29,7 @@ DIRECTORIES_MAX: Final = 100_000  # remembered as made; beyond that they are ask
 _OWN: Final = 0o700
 _NOREPLACE = 1  # renameat2
 _AT_FDCWD = -100
+_WRITE = 2  # sync_file_range: begin, and do not wait
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 # What a filesystem says to a name or a size that it cannot hold.
 UNFIT: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW)
@@ -105,8 +106,12 @@ class Ground:
     def finish(self) -> None:
         """All that was asked for is there: the mark goes last."""
         self._sweep()
+        # Names reach the disk before bytes do. A machine that loses its power after a restore that ended well
+        # would come back with empty files under whole names, and without the mark that says so.
+        _flush(self._base)
         os.unlink(os.path.join(self._stage, _MARK))
         os.rmdir(self._stage)
+        _flush(self._base, all_=False)
 
     def give_up(self) -> None:
         """After an error. What is there stays, for after a disaster a part may be all there is; a target in
@@ -225,6 +230,27 @@ class Ground:
             return None
 
 
+def begin_writing(fd: int, offset: int, length: int) -> None:
+    """These bytes go to the disk beside what comes next, and `finish` does not wait for all of them at once."""
+    if _sync_file_range is not None:
+        _sync_file_range(fd, offset, length, _WRITE)
+
+
+def _flush(top: bytes, *, all_: bool = True) -> None:
+    """The filesystem of `top`, or only its names. Raises OSError for bytes that the disk did not take."""
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not all_:
+            os.fsync(fd)
+        elif _syncfs is None:
+            os.sync()
+        elif _syncfs(fd):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), top)
+    finally:
+        os.close(fd)
+
+
 def twice(path: bytes) -> Damage:
     return Damage(f"a listing names {told(path)} twice")
 
@@ -241,19 +267,16 @@ def _rename(old: bytes, new: bytes) -> None:
     os.unlink(old)
 
 
-def _bound() -> "ctypes._NamedFuncPointer | None":
+def _bound(name: str, *arguments: Any) -> "ctypes._NamedFuncPointer | None":
     try:
-        found = ctypes.CDLL(None, use_errno=True).renameat2
+        found = getattr(ctypes.CDLL(None, use_errno=True), name)
     except (OSError, AttributeError):
         return None
-    found.argtypes = [
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_uint,
-    ]
-    return found
+    found.argtypes = arguments
+    return cast("ctypes._NamedFuncPointer", found)
 
 
-_renameat2 = _bound()
+_int, _text = ctypes.c_int, ctypes.c_char_p
+_renameat2 = _bound("renameat2", _int, _text, _int, _text, ctypes.c_uint)
+_syncfs = _bound("syncfs", _int)
+_sync_file_range = _bound("sync_file_range", _int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)

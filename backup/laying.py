@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.ground import UNFIT, Ground, twice
+from backup.ground import UNFIT, Ground, begin_writing, twice
 from backup.pack import Entry, open_blob
 from backup.reader import Reader
 from backup.seal import Kind, Seal
@@ -29,6 +29,9 @@ PACKS_IN_FLIGHT: Final = 6
 # With one more than there are processors they spent their time in the queue of a directory and of the interpreter.
 OPENERS: Final = max(2, min(8, os.cpu_count() or 1))
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE_SOON: Final = (
+    256 << 10
+)  # smaller ones are left to the kernel: a call for each costs more than it gives
 _EMPTY: Final = ""  # the pack of files without data
 
 
@@ -307,6 +310,8 @@ def _write(fd: int, data: bytes, offset: int, where: list[Extent] | None) -> Non
         done = 0
         while done < length:
             done += os.pwrite(fd, part[done:], at + done)
+        if length >= _WRITE_SOON:
+            begin_writing(fd, at, length)
 
 
 def _span(where: list[Extent], offset: int, length: int) -> Iterator[Extent]:

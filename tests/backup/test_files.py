@@ -22,8 +22,11 @@ from backup.snapshot import Content
 from backup.tree import Node, Type
 from backup.verify import Level, verify
 from backup.writer import Writer
+from infra.lab import disk
+from infra.lab.plan import Host
 from infra.objectstore.memory import Fault, MemoryStore
-from zaibei.kernel.clock import SimClock
+from zaibei.config.model import Role
+from zaibei.kernel.clock import SimClock, SystemClock
 from zaibei.kernel.errors import Damage, NoSpace
 from zaibei.kernel.progress import Silent
 
@@ -307,3 +310,23 @@ def test_files_around_the_size_that_is_read_at_once(
     repo = make()
     back_up([repo], source, clock)
     assert told(bring_back(repo, tmp_path / "back") / "source") == told(source)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk and takes its power")
+def test_a_power_loss_after_a_restore_that_ended_well_takes_nothing(
+    repo: Repository, some_files: Path, tmp_path: Path, clock: SimClock
+) -> None:
+    """Without the flush before the mark goes, names were there and their bytes were not."""
+    back_up([repo], some_files, clock)
+    host = Host(name="any", role=Role.PRODUCTION, address="127.0.0.1", folder=tmp_path / "host")
+    disk.make(host)
+    disk.attach(host)
+    try:
+        target = bring_back(repo, host.disk / "target")
+        disk.cut_power(host)
+        disk.detach(host, SystemClock())
+        disk.attach(host)
+        assert told(target / "source") == told(some_files)
+        assert [p.name for p in target.iterdir()] == ["source"]
+    finally:
+        disk.detach(host, SystemClock())
