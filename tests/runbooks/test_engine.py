@@ -20,7 +20,7 @@ from runbooks.actions import Context, action, check
 from runbooks.engine import Engine, NotProven
 from runbooks.journal import RunState, StepState
 from runbooks.library import Source
-from runbooks.native import FenceNotProven, site_takes_no_writes, zaibei
+from runbooks.native import FenceNotProven, in_short, site_takes_no_writes, zaibei
 from runbooks.tree import descendants
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
@@ -439,6 +439,15 @@ def test_a_program_that_fails_is_told_with_its_last_words(tmp_path: Path, state:
     with pytest.raises(ToolFailed):
         zaibei(context, argv=["no-such-group"])
     assert zaibei(context, argv=["version"]).count(".") == 2
+
+
+def test_what_a_command_answers_is_told_in_short() -> None:
+    answer = {"snapshot": 2, "took_s": 5.6, "point": None, "checks": [1, 2], "vault": "站点乙"}
+    said = json.dumps(answer, indent=2)
+    assert in_short(said) == 'snapshot 2, took_s 5.6, checks: 2, vault "站点乙"'
+    assert in_short("one line\nthe last\n") == "the last"
+    assert in_short("[1]") == "[1]"
+    assert in_short("") == "no output"
 
 
 def _sleepers(marker: str) -> list[int]:
