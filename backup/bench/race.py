@@ -4,8 +4,9 @@ Within a round all tools do a phase one after the other before the next phase be
 measured within minutes; a ratio is the median of the rounds' own ratios, so a machine that is slow for one round is slow for both
 sides. The set is read once before the rounds: the page cache is warm for everybody. Every first restore is
 compared with the source byte by byte: a tool that restores something else has no time.
-Nothing is deleted before the last lap: ext4 looks for five minutes at each inode that was just freed before it
-gives out another, and the next tool's restore would pay for the last one's.
+What a lap has written is emptied after it and deleted after the last: emptied, so that the next lap finds the memory
+that this one had (a virtual machine pays for memory that it has not touched lately); not deleted, because ext4 looks
+for five minutes at each inode that was just freed before it gives out another.
 """
 
 import filecmp
@@ -13,7 +14,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +31,6 @@ from zaibei.kernel.progress import Progress
 from zaibei.kernel.units import say_bytes
 
 STEP_DEADLINE: Final = timedelta(minutes=30)
-_TOUCH: Final = """
-import mmap, sys
-free = next(int(l.split()[1]) << 10 for l in open("/proc/meminfo") if l.startswith("MemAvailable"))
-mmap.mmap(-1, min(free // 4 * 3, int(sys.argv[1]))).madvise(23)  # MADV_POPULATE_WRITE
-"""
 _PASSWORD = "a benchmark protects nothing"
 
 
@@ -99,9 +94,7 @@ def race(
         raise Missing(
             "none of these tools is on this machine", hint="apt install restic borgbackup"
         )
-    most = size_bytes * (
-        1 + 2 * rounds * len(running)
-    )  # a lap leaves a repository and a restored set
+    most = size_bytes * (2 + len(running))  # the set, a repository each, one restored set
     if (free := shutil.disk_usage(work).free) < most:
         raise NoSpace(
             f"{work}: {say_bytes(free)} free, and the race may take {say_bytes(most)}",
@@ -113,7 +106,6 @@ def race(
     password = work / "password"
     password.write_text(_PASSWORD + "\n")
     password.chmod(0o600)
-    _touch_memory(most)
     laps: list[Lap] = []
     for number in range(rounds):
         # Who goes first finds another machine than who goes last.
@@ -218,18 +210,15 @@ def _round(
             compared = phase is Phase.RESTORE and number == 0
             if compared and (why := _differs(source, tool.came_back(place))) is not None:
                 raise Damage(f"{tool.name} restored something else: {why}")
+            if phase is Phase.RESTORE:
+                _empty(place.restored)
+    _empty(work)
     return laps
 
 
-def _touch_memory(size_bytes: int) -> None:
-    """A virtual machine is given its memory when it first touches it, a page at a time: whoever fills the page
-    cache first would pay for it. In a process of its own, whose peak is nobody's here."""
-    subprocess.run(
-        [sys.executable, "-c", _TOUCH, str(size_bytes)],
-        check=False,  # a machine where this does not work measures as before
-        stderr=subprocess.DEVNULL,
-        timeout=STEP_DEADLINE.total_seconds(),
-    )
+def _empty(top: Path) -> None:
+    for path in _files(top):
+        os.truncate(path, 0)
 
 
 def _generated(target: Path, size_bytes: int, seed: int) -> Made:
