@@ -28,6 +28,7 @@ from zaibei.kernel.errors import Damage, Refused, Usage
 from zaibei.kernel.progress import Progress
 
 KIND: Final = "bucket"
+CURRENT_BYTES: Final = "current_bytes"  # a fact: what its users see weighs so much
 PROBLEMS_MAX: Final = 1000  # listed in the snapshot; the count is always exact
 RANGE_BYTES: Final = 8 << 20  # of one GET
 AHEAD: Final = 6  # objects whose first range is on its way while one is read
@@ -39,13 +40,15 @@ class Tally:
     `["key","version or null","etag","object" or "marker"]`."""
 
     def __init__(self) -> None:
-        self.count = self.current = self.markers = 0
+        self.count = self.current = self.current_bytes = self.markers = 0
         self._digest = hashlib.sha256()
 
     def add(self, one: Version) -> None:
         self.count += 1
         self.markers += one.marker
-        self.current += one.latest and not one.marker
+        if one.latest and not one.marker:
+            self.current += 1
+            self.current_bytes += one.size_bytes
         line = [one.key, one.version, one.etag, "marker" if one.marker else "object"]
         text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
         self._digest.update(text.encode() + b"\n")
@@ -119,6 +122,7 @@ def backup_bucket(
                 facts={
                     "source": source,
                     "versions": run.tally.told(),
+                    CURRENT_BYTES: run.tally.current_bytes,
                     "unchanged": run.skipped,
                     "problems": run.problems,
                 },

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from backup.bucket import CURRENT_BYTES
+from backup.bucket import KIND as BUCKET
 from backup.guard import change, listing, verdict
 from backup.guard.heads import Heads
 from backup.guard.said import FACT, group, verdict_of
@@ -70,7 +72,10 @@ def baseline(repo: Repository, content: Content) -> Baseline | None:
             wanted = told.get("baseline") or 0
             continue
         past = tuple(p for p in told.get("past", ()) if isinstance(p, dict))
-        return Baseline(snapshot=one, features=verdict.features_of(told["features"]), past=past)
+        seen = verdict.features_of(told["features"])
+        entries, size_bytes = visible(one.content)
+        seen = replace(seen, entries=entries, size_bytes=size_bytes)
+        return Baseline(snapshot=one, features=seen, past=past)
     return None
 
 
@@ -117,13 +122,24 @@ def _features(
         old,
         content.tree,
         reader.read,
-        entries=max(content.entries, last.features.entries if last else 0),
+        entries=max(content.entries, last.snapshot.content.entries if last else 0),
     )
+    entries, size_bytes = visible(content)
     return change.features(
         found,
         catalogue,
         heads,
-        entries=content.entries,
-        size_bytes=content.size_bytes,
+        entries=entries,
+        size_bytes=size_bytes,
         before=last.features if last else None,
     )
+
+
+def visible(content: Content) -> tuple[int, int]:
+    """Entries and bytes that users of the source see: of a bucket the current versions. Beside all that were
+    ever written, an attack on every object would look small."""
+    versions = content.facts.get("versions")
+    if content.kind != BUCKET or not isinstance(versions, dict):
+        return content.entries, content.size_bytes
+    # A backup of before this was counted does not say the bytes.
+    return int(versions["current"]), int(content.facts.get(CURRENT_BYTES, content.size_bytes))

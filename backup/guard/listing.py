@@ -103,8 +103,13 @@ def _chosen(line: bytes, sampled: int) -> bool:
 
 def _keep(line: bytes, into: dict[bytes, Seen]) -> None:
     for node in tree.decode([line]):
-        if node.type is Type.FILE:
+        # Of a bucket the current version of each key: an attacker overwrites and hides, and what lies below stays.
+        if node.type is Type.FILE or _is_current(node):
             into[node.path] = _seen(node)
+
+
+def _is_current(node: Node) -> bool:
+    return node.type is Type.OBJECT and node.object is not None and node.object.latest
 
 
 def _seen(node: Node) -> Seen:
