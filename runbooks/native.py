@@ -13,6 +13,7 @@ from datetime import timedelta
 from infra.sites import SiteAccess, StackAccess
 from monitors.probes import https, patroni, postgres, records
 from runbooks.actions import Context, action, check
+from runbooks.brief import in_short
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.process import run
 from zaibei.kernel.state import state_dir, write_atomic
@@ -22,7 +23,6 @@ _CONNECT = timedelta(seconds=2)
 _ASK = timedelta(seconds=3)
 _FRESH = timedelta(hours=3)
 _LAST = "last-command.txt"
-_SHORT = 300  # characters of what a command said
 _DATA_PORTS = ("postgres_port", "primary_port", "replica_port")
 
 
@@ -247,25 +247,6 @@ def zaibei(context: Context, *, argv: list[str], also_ok: list[str] | None = Non
     said = _zaibei(context, argv, ok=(0, *map(int, also_ok or [])))
     write_atomic(context.folder / _LAST, said, mode=0o600)
     return in_short(said)
-
-
-def in_short(said: str) -> str:
-    """What a command said, on one line for the journal: its last line, or of an answer in JSON what it says with a
-    word or a number, and how long its lists are."""
-    lines = said.strip().splitlines()
-    try:
-        told = json.loads(said)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict):
-        return lines[-1][:_SHORT] if lines else "no output"
-    parts = []
-    for name, value in told.items():
-        if isinstance(value, list | dict):
-            parts.append(f"{name}: {len(value)}")
-        elif value is not None:
-            parts.append(f"{name} {json.dumps(value, ensure_ascii=False)}")
-    return ", ".join(parts)[:_SHORT]
 
 
 @check("zaibei-agrees")

@@ -17,10 +17,11 @@ import pytest
 from infra.sites import SiteAccess, StackAccess, StoreAccess
 from runbooks import journal as book
 from runbooks.actions import Context, action, check
+from runbooks.brief import in_short
 from runbooks.engine import Engine, NotProven
 from runbooks.journal import RunState, StepState
 from runbooks.library import Source
-from runbooks.native import FenceNotProven, in_short, site_takes_no_writes, zaibei
+from runbooks.native import FenceNotProven, site_takes_no_writes, zaibei
 from runbooks.tree import descendants
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
