@@ -6,9 +6,8 @@ Nothing is overwritten: damaged packs and segments are marked, and the garbage c
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Final
 
 from backup import tree, wal
@@ -16,10 +15,11 @@ from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import HEALED
 from backup.index import Catalogue
+from backup.pairing import Moment, by_moment, moment, paired, weight
 from backup.reader import Reader
 from backup.replicate import copies_of, replicate
 from backup.repository import Repository, retry
-from backup.snapshot import Content, Snapshot
+from backup.snapshot import Snapshot
 from backup.tree import TREE_BYTES, Node
 from backup.wal import Archive
 from backup.wounds import Wounds, dress, find, needed, salvage
@@ -29,6 +29,7 @@ from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.progress import Progress
 
 UNHEALED_MAX: Final = 1000
+LACKING_MAX: Final = 50_000  # entries that are looked for in the other vault at once
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +78,7 @@ def heal(
         return out
     dress(repo, wounds)
     out.indexed = len(wounds.unindexed)
-    theirs = {_moment(one.content): one for one in sibling.snapshots()}
+    theirs = by_moment(sibling)
     worse: list[Snapshot] = []
     # After the mark: the writer relies on nothing that is damaged, and takes in what is lost as new.
     writer = Writer(repo, rng=rng)
@@ -87,7 +88,7 @@ def heal(
         with Reader(sibling) as reader:
             for one in wounds.whole:
                 if any(id_ not in writer.catalogue for id_ in one.content.tree):
-                    other = theirs.get(_moment(one.content))
+                    other = theirs.get(moment(one.content))
                     if other is None or not _listing(repo, writer, reader, one, other, out):
                         worse.append(one)
             writer.finish()
@@ -96,13 +97,8 @@ def heal(
     finally:
         writer.close()
     _whole_copies(repo, sibling, wounds, worse, out, progress)
-    _wal(repo, sibling, deleter, out, read=read)
+    _wal(repo, sibling, deleter, out)
     return out
-
-
-def _moment(content: Content) -> tuple[str, str, str, datetime]:
-    """Two vaults of one run, and a copy and its original, agree in this."""
-    return content.kind, content.label, content.host, content.started
 
 
 def _listing(
@@ -146,7 +142,7 @@ def _data(
     wounds: Wounds,
     writer: Writer,
     theirs: Reader,
-    others: dict[tuple[str, str, str, datetime], Snapshot],
+    others: dict[Moment, Snapshot],
     worse: list[Snapshot],
     out: Healed,
     progress: Progress,
@@ -164,7 +160,7 @@ def _data(
                 if one.sequence in skip:
                     continue
                 progress.step(f"{repo.name}: what snapshot {one.sequence} lacks")
-                other = others.get(_moment(one.content))
+                other = others.get(moment(one.content))
                 if not _mend(repo, writer, ours, theirs, one, other, sizes, out):
                     unmended.append(one)
     finally:
@@ -182,26 +178,68 @@ def _mend(
     sizes: Catalogue,
     out: Healed,
 ) -> bool:
+    """By name, not by place: the other vault may have lost other entries of the same run."""
     whole = True
-    there = iter(theirs.nodes(other)) if other is not None else iter(())
-    for node in ours.nodes(one):
-        twin = next(there, None)
-        lost = {i for i in node.blobs if i not in out.got and i not in writer.catalogue}
-        if not lost:
-            continue
-        if twin is None or twin.path != node.path:
-            return False
+    for lacking in _lacking(writer, ours.nodes(one), out):
         try:
-            for data in _pieces(node, twin, theirs, sizes):
-                id_ = repo.keys.blob_id(Kind.DATA.domain, data)
-                if id_ in lost:
-                    writer.put(Chunk(data), Kind.DATA)
-                    lost.discard(id_)
-                    out.got.add(id_)
+            for twin in theirs.nodes(other) if other is not None else ():
+                node = lacking.get(_name(twin))
+                if node is not None and _mended(repo, writer, node, twin, theirs, sizes, out):
+                    del lacking[_name(twin)]
+                    if not lacking:
+                        break
         except Damage:
-            whole = False
-        whole = whole and not lost
+            whole = False  # their listing breaks off
+        whole = whole and not lacking
     return whole
+
+
+def _lacking(
+    writer: Writer, nodes: Iterable[Node], out: Healed
+) -> Iterator[dict[tuple[bytes, str | None], Node]]:
+    """Entries of which a blob is lost, so many at a time as are held in memory."""
+    found: dict[tuple[bytes, str | None], Node] = {}
+    for node in nodes:
+        if _lost_of(writer, node, out):
+            found[_name(node)] = node
+            if len(found) >= LACKING_MAX:
+                yield found
+                found = {}
+    if found:
+        yield found
+
+
+def _mended(
+    repo: Repository,
+    writer: Writer,
+    node: Node,
+    twin: Node,
+    theirs: Reader,
+    sizes: Catalogue,
+    out: Healed,
+) -> bool:
+    lost = _lost_of(writer, node, out)
+    try:
+        for data in _pieces(node, twin, theirs, sizes):
+            if not lost:
+                break
+            id_ = repo.keys.blob_id(Kind.DATA.domain, data)
+            if id_ in lost:
+                writer.put(Chunk(data), Kind.DATA)
+                lost.discard(id_)
+                out.got.add(id_)
+    except Damage:
+        return False
+    return not lost
+
+
+def _lost_of(writer: Writer, node: Node, out: Healed) -> set[bytes]:
+    return {i for i in node.blobs if i not in out.got and i not in writer.catalogue}
+
+
+def _name(node: Node) -> tuple[bytes, str | None]:
+    """Of a bucket a key has versions."""
+    return node.path, node.object.version if node.object else None
 
 
 def _pieces(node: Node, twin: Node, theirs: Reader, sizes: Catalogue) -> Iterator[bytes]:
@@ -234,39 +272,41 @@ def _whole_copies(
     progress: Progress,
 ) -> None:
     """The last means: the other vault's snapshot as a new one here, then the old number forgotten."""
-    others = {_moment(o.content): o for o in sibling.snapshots()}
-    known = {_moment(one.content) for one in wounds.whole}
+    others = by_moment(sibling)
     for one in worse:
-        other = others.get(_moment(one.content))
+        other = others.get(moment(one.content))
         if other is None:
             out.lost(f"snapshot {one.sequence}: the other vault does not have it")
-            continue
-        _copy(repo, sibling, one, other, out, progress)
-    # Which of them is which is sealed in what was lost: all that only the other vault has is taken over.
-    fresh = sorted(
-        (o for moment, o in others.items() if moment not in known), key=lambda o: o.sequence
-    )
-    if len(fresh) < len(wounds.snapshots):
-        for sequence, why in wounds.snapshots.items():
-            out.lost(f"snapshot {sequence}: {why}; the other vault has not all of what is lost")
+        elif weight(other.content) != weight(one.content):
+            # What is still whole of ours may be what theirs lacks: theirs must not take its place.
+            out.lost(f"snapshot {one.sequence}: the other vault has another part of it")
+        else:
+            _copy(repo, sibling, one, other, out, progress)
+    # Which of them is which is sealed in what was lost: by the runs before and after it.
+    stood_for = {n for one in wounds.whole for n in one.content.facts.get("stands_for", ())}
+    begun = {s for s, f in repo.forgotten().items() if f.why == HEALED} - stood_for
+    pairs = paired(repo, wounds.whole, others, sorted(begun | wounds.snapshots.keys()))
+    if pairs is None:
+        for sequence in sorted(begun | wounds.snapshots.keys()):
+            why = wounds.snapshots.get(sequence, "an earlier healing was not finished")
+            out.lost(f"snapshot {sequence}: {why}; the other vault has not just what is lost here")
         return
     if wounds.snapshots:
-        # First: no copy can join a chain with an unexplained hole. A death after this is found below.
+        # First: no copy can join a chain with an unexplained hole. A death after this is found above.
         state(repo, [wounds.links[s] for s in sorted(wounds.snapshots)], why=HEALED)
-    stood_for = {n for one in repo.snapshots() for n in one.content.facts.get("stands_for", ())}
-    pending = [s for s, f in sorted(repo.forgotten().items()) if f.why == HEALED]
-    if pending := [s for s in pending if s not in stood_for]:
+    for lost, other in pairs:
         done = replicate(
             sibling,
             repo,
             progress,
-            sequences=[o.sequence for o in fresh],
+            sequences=[other.sequence],
             with_wal=False,
-            facts={"stands_for": pending},
+            facts={"stands_for": [lost]},
         )
         for sequence, why in done.failed.items():
-            out.lost(f"snapshot {sequence} of {sibling.name}: {why}")
-        out.copied |= dict(zip(pending, done.snapshots.values(), strict=False))
+            out.lost(f"snapshot {lost}: {sequence} of {sibling.name}: {why}")
+        if other.sequence in done.snapshots:
+            out.copied[lost] = done.snapshots[other.sequence]
 
 
 def _copy(
@@ -277,12 +317,22 @@ def _copy(
     out: Healed,
     progress: Progress,
 ) -> None:
-    done = replicate(sibling, repo, progress, sequences=[other.sequence], with_wal=False)
+    done = replicate(
+        sibling,
+        repo,
+        progress,
+        sequences=[other.sequence],
+        with_wal=False,
+        facts={"stands_for": [one.sequence]},
+    )
     if done.failed:
         out.lost(f"snapshot {other.sequence} of {sibling.name}: {done.failed[other.sequence]}")
         return
+    made = done.snapshots.get(other.sequence)
+    if made is None:  # an earlier healing had copied it, and died before it forgot the old one
+        made = copies_of(sibling, repo)[other.sequence].sequence
     state(repo, [one.link], why="damaged; taken over from the other vault")
-    out.copied[one.sequence] = copies_of(sibling, repo)[other.sequence].sequence
+    out.copied[one.sequence] = made
 
 
 def _wal(
@@ -290,19 +340,12 @@ def _wal(
     sibling: Repository,
     deleter: ObjectStore | None,
     out: Healed,
-    *,
-    read: bool,
 ) -> None:
     for system in sorted({*wal.systems(repo), *wal.systems(sibling)}):
         ours, theirs = Archive(repo, system), Archive(sibling, system)
         held = {i.key: i for i in ours.items()}
         there = {i.key: i for i in theirs.items()}
-        bad = set()
-        for key, item in held.items() if read else ():
-            try:
-                ours.read(item)
-            except Damage:
-                bad.add(key)
+        bad = held.keys() & out.wounds.wal.keys()
         for key in sorted(bad | (there.keys() - held.keys())):
             try:
                 if key not in there:
@@ -325,3 +368,6 @@ def _wal(
                 out.wal_objects += 1
             except Damage as why:
                 out.lost(why.message)
+        # What neither vault has is a loss, though no object of it is here to be called damaged.
+        for gap in wal.gaps(ours.items()):
+            out.lost(f"{repo.name}: system {system}: {gap}")

@@ -43,8 +43,8 @@ class Repaired:
 
     @property
     def complete(self) -> bool:
-        """Nothing is lost. Damage that cost nothing is no loss."""
-        return not self.losses
+        """Nothing is lost. Damage that cost nothing is no loss; log that is lost is, and nothing here mends it."""
+        return not (self.losses or self.wounds.wal)
 
 
 def repair(

@@ -53,8 +53,8 @@ def replicate(
     rng: random.Random | None = None,
 ) -> Copied:
     """Without `sequences`: all after the newest that was copied, so that what the policy of the target has
-    forgotten does not come back. Damage in the source leaves that snapshot out and is told. `facts`: for
-    each copy to carry beside its own."""
+    forgotten does not come back, and those before it that failed then. Damage in the source leaves that snapshot
+    out and is told, by every copy until it is there. `facts`: for each copy to carry beside its own."""
     if source.config.repository == into.config.repository:
         raise Usage(f"{source.name} and {into.name} are one repository")
     out = Copied()
@@ -63,7 +63,8 @@ def replicate(
     copies = copies_of(source, into)
     newest = max(copies, default=0)
     if sequences is None:
-        wanted = [s for s in theirs if s > newest]
+        owed = _owed(copies[newest]) if copies else frozenset()
+        wanted = [s for s in theirs if s > newest or (s in owed and s not in copies)]
         out.already = len(theirs) - len(wanted)
     else:
         wanted = sorted(set(sequences))
@@ -81,11 +82,14 @@ def replicate(
                     one = theirs[sequence]
                     progress.step(f"copying snapshot {sequence} of {source.name} to {into.name}")
                     try:
-                        made = hand.copy(
-                            one,
-                            {**(facts or {}), "copied_from": _origin(source, one, modified)},
-                            progress,
+                        told = _origin(source, one, modified)
+                        # The next copy begins after this one: what failed before it must not be passed by for ever.
+                        owing = sorted(
+                            {*out.failed, *(s for s in wanted if s < newest)} - {sequence}
                         )
+                        if owing := [s for s in owing if s not in out.snapshots]:
+                            told |= {"owed": owing}
+                        made = hand.copy(one, {**(facts or {}), "copied_from": told}, progress)
                         out.snapshots[sequence] = made.sequence
                     except Damage as bad:
                         out.failed[sequence] = bad.message
@@ -98,7 +102,9 @@ def replicate(
 
 def _origin(source: Repository, one: Snapshot, modified: dict[str, Any]) -> dict[str, Any]:
     taken_in = modified.get(one.key)
-    return one.content.facts.get("copied_from") or {
+    if (first := one.content.facts.get("copied_from")) is not None:
+        return {k: v for k, v in first.items() if k != "owed"}
+    return {
         "repository": source.config.repository.hex(),
         "sequence": one.sequence,
         "digest": one.digest,
@@ -106,13 +112,26 @@ def _origin(source: Repository, one: Snapshot, modified: dict[str, Any]) -> dict
     }
 
 
+def _owed(copy: Snapshot) -> frozenset[int]:
+    return frozenset(map(int, copy.content.facts["copied_from"].get("owed", ())))
+
+
 def copies_of(source: Repository, into: Repository) -> dict[int, Snapshot]:
-    """What of `source` is in `into`, by the number it has there."""
+    """What of `source` is in `into`, by the number it has there; also where `source` has it as a copy."""
+    own = source.config.repository.hex()
+    second_hand = {
+        (told["repository"], told["digest"]): one.sequence
+        for one in source.snapshots()
+        if (told := one.content.facts.get("copied_from"))
+    }
     found = {}
     for one in into.snapshots():
-        told = one.content.facts.get("copied_from")
-        if told and told["repository"] == source.config.repository.hex():
+        if not (told := one.content.facts.get("copied_from")):
+            continue
+        if told["repository"] == own:
             found[int(told["sequence"])] = one
+        elif (at := second_hand.get((told["repository"], told["digest"]))) is not None:
+            found[at] = one
     return found
 
 

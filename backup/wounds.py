@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup import forgotten, heads, marks, snapshot
+from backup import forgotten, heads, marks, snapshot, wal
 from backup.blob import Chunk
 from backup.cover import cover, write_segment
 from backup.forgotten import Link
@@ -29,12 +29,15 @@ class Wounds:
     segments: dict[str, str] = field(default_factory=dict)
     snapshots: dict[int, str] = field(default_factory=dict)
     links: dict[int, Link] = field(default_factory=dict)
+    wal: dict[str, str] = field(
+        default_factory=dict
+    )  # a key, or the archive that has a hole -> what is wrong
     unindexed: list[str] = field(default_factory=list)  # whole, and in no readable segment
     whole: list[Snapshot] = field(default_factory=list)
 
     @property
     def none(self) -> bool:
-        return not (self.packs or self.segments or self.snapshots or self.unindexed)
+        return not (self.packs or self.segments or self.snapshots or self.wal or self.unindexed)
 
 
 def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
@@ -70,7 +73,22 @@ def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
                 out.packs[name] = "missing"
     finally:
         held.close()
+    _log(repo, out, progress, read=read)
     return out
+
+
+def _log(repo: Repository, out: Wounds, progress: Progress, *, read: bool) -> None:
+    for system in wal.systems(repo):
+        progress.step(f"{repo.name}: looking at the log of system {system}")
+        archive = wal.Archive(repo, system)
+        held = archive.items()
+        for gap in wal.gaps(held):
+            out.wal[f"{archive.prefix} {gap}"] = gap
+        for item in held if read else ():
+            try:
+                archive.open(item)
+            except Damage as bad:
+                out.wal[item.key] = bad.message
 
 
 def dress(repo: Repository, wounds: Wounds) -> None:
