@@ -10,7 +10,18 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from backup import forgotten, heads, listings, loading, marks, points, runs, snapshot, wal
+from backup import (
+    forgotten,
+    heads,
+    listings,
+    loading,
+    marks,
+    neededlog,
+    points,
+    runs,
+    snapshot,
+    wal,
+)
 from backup.ahead import ahead
 from backup.findings import Level, Report
 from backup.forgotten import Forgotten, Link, check_chain
@@ -93,6 +104,7 @@ def verify(
                 repo, held, own, out, bad, unneeded, rng=rng, progress=progress, budget=budget
             )
         _wal(repo, out, whole=level is Level.FULL)
+        _needed_log(repo, out, chain)
         if level is Level.FULL:
             _beats(repo, out)
         if bad:
@@ -318,6 +330,18 @@ def _pack(repo: Repository, held: Catalogue, name: str, size_bytes: int) -> None
     # Of two packs with the same blobs only the digest tells which is which.
     if not (indexed and all_opened and len(held.places(entries[0].id)) == 1):
         check_name(repo.keys, name, data)
+
+
+def _needed_log(repo: Repository, out: Report, chain: Sequence[Snapshot]) -> None:
+    lacking: list[tuple[Snapshot, str]] = []
+    with out.collecting(wal.PREFIX):
+        lacking = list(neededlog.lacking(repo, chain))
+    for one, why in lacking:
+        with out.collecting(one.key):
+            raise Damage(
+                f"{repo.name}: snapshot {one.sequence} ({one.content.kind}) does not restore: {why}",
+                hint="heal it from the other vault; without that, take a new base backup",
+            )
 
 
 def _wal(repo: Repository, out: Report, *, whole: bool) -> None:

@@ -127,3 +127,47 @@ def test_a_copy_keeps_its_age_and_what_is_forgotten_does_not_come_back(
 def test_a_repository_is_not_copied_into_itself(repo: Repository) -> None:
     with pytest.raises(Usage):
         replicate(repo, repo, Silent())
+
+
+def test_what_failed_is_owed_by_every_later_copy_until_it_is_there(
+    make: Callable[..., Repository], clock: SimClock, tmp_path: Path
+) -> None:
+    ours, into = make("site-b"), make("site-c")
+    assert isinstance(ours.store, MemoryStore)
+    source = tmp_path / "source"
+    source.mkdir()
+    for n in range(3):
+        for old in source.iterdir():
+            old.unlink()
+        (source / f"only{n}").write_bytes(random.Random(n).randbytes(3000))
+        run_files([source], [ours], clock, random.Random(n), Silent())
+    with Reader(ours) as reader:
+        (node,) = [n for n in reader.nodes(ours.snapshot(2)) if n.path.endswith(b"only1")]
+        place = reader.catalogue.places(node.blobs[0])[0]
+    key = f"packs/{place.pack[:2]}/{place.pack}"
+    whole = ours.store.read(key)
+    spoilt = bytearray(whole)
+    spoilt[place.entry.offset + 5] ^= 1
+    ours.store.corrupt(key, bytes(spoilt))
+
+    first = replicate(ours, into, Silent())
+    assert set(first.failed) == {2} and set(first.snapshots) == {1, 3}
+    again = replicate(ours, into, Silent())
+    assert set(again.failed) == {2} and not again.complete, "still owed, still told"
+    ours.store.corrupt(key, whole)
+    mended = replicate(ours, into, Silent())
+    assert mended.complete and set(mended.snapshots) == {2}
+    done = replicate(ours, into, Silent())
+    assert done.complete and not done.snapshots and done.already == 3
+
+
+def test_a_copy_of_a_copy_is_known_the_next_time(
+    make: Callable[..., Repository], clock: SimClock, tmp_path: Path
+) -> None:
+    first, second, third = make("a"), make("b"), make("c")
+    (tmp_path / "f").write_bytes(b"one")
+    run_files([tmp_path / "f"], [first], clock, random.Random(1), Silent())
+    replicate(first, second, Silent())
+    assert set(replicate(second, third, Silent()).snapshots) == {1}
+    again = replicate(second, third, Silent())
+    assert not again.snapshots and again.already == 1

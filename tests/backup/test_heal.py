@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup.forget import forget
 from backup.gc import mark
 from backup.heal import heal
 from backup.job import run_files
@@ -214,3 +215,52 @@ def test_a_dry_run_only_looks(two: Two) -> None:
     assert heal(two.b, two.c, Silent(), write=False).wounds.packs
     assert repair(two.b, Silent(), write=False).wounds.packs
     assert {s.key for s in two.store.list()} == before
+
+
+def test_a_poorer_snapshot_never_takes_the_place_of_a_richer_one(two: Two) -> None:
+    """The other vault was repaired after a loss of its own: of the run it has what we lost, and lacks what we have."""
+    for name, repo in (("f1", two.c), ("f2", two.b)):
+        with Reader(repo) as reader:
+            (node,) = [n for n in reader.nodes(repo.snapshot(3)) if n.path.endswith(name.encode())]
+            place = reader.catalogue.places(node.blobs[0])[0]
+        key = f"packs/{place.pack[:2]}/{place.pack}"
+        store = repo.store
+        assert isinstance(store, MemoryStore)
+        data = bytearray(store.read(key))
+        data[place.entry.offset + 5] ^= 1
+        store.corrupt(key, bytes(data))
+    assert not repair(two.c, Silent()).complete
+    done = heal(two.b, two.c, Silent())
+    assert done.complete and not done.copied, done.unhealed
+    two.check()
+
+
+def test_a_lost_snapshot_is_not_stood_for_by_a_run_that_was_another(
+    make: Callable[..., Repository], clock: SimClock, tmp_path: Path
+) -> None:
+    """The other vault missed the run, and keeps one that was forgotten here."""
+    ours, other = make("site-b"), make("site-c")
+    source = tmp_path / "source"
+    source.mkdir()
+    for n in range(4):
+        (source / "f").write_bytes(random.Random(n).randbytes(3000))
+        run_files([source], [ours] if n == 2 else [ours, other], clock, random.Random(n), Silent())
+        clock.sleep(DAY)
+    forget(ours, [1], why="by hand")
+    assert isinstance(ours.store, MemoryStore)
+    ours.store.corrupt("snapshots/0000000003", b"{}")
+    done = heal(ours, other, Silent())
+    assert not done.complete and not done.copied
+    assert "has not just what is lost here" in done.unhealed[0]
+
+
+def test_a_hole_in_the_log_that_no_vault_can_fill_is_a_loss(two: Two) -> None:
+    for repo in (two.b, two.c):
+        archive = Archive(repo, 7)
+        for segment in (1, 3):
+            archive.put(bytes([segment]) * 100, epoch=1, timeline=1, segment=segment)
+    looked = heal(two.b, two.c, Silent(), write=False)
+    assert not looked.wounds.none
+    done = heal(two.b, two.c, Silent())
+    assert not done.complete and "000000010000000000000002 is missing" in done.unhealed[0]
+    assert not repair(two.b, Silent()).complete

@@ -59,6 +59,7 @@ class Vault:
         facts: dict[str, object] = {
             "system_identifier": str(SYSTEM),
             "start_lsn": f"0/{segment << 24:X}",
+            "start_timeline": 1,
         }
         return self.commit("postgres", "zaibei", facts)
 
@@ -236,6 +237,7 @@ def test_the_files_under_a_point_come_back_though_they_were_forgotten_meanwhile(
         run_files([source], [vault.repo], vault.clock, random.Random(1), Silent())
     tree = vault.repo.snapshot(1)
     base = vault.base(3)
+    vault.log(*range(3, 9))
     forget(vault.repo, [1], why="by hand")
     point = point_of(vault.point("p", base, tree))
     for _ in range(3):
@@ -245,3 +247,35 @@ def test_the_files_under_a_point_come_back_though_they_were_forgotten_meanwhile(
         restore_files(reader, found, tmp_path / "target", progress=Silent())
     assert (tmp_path / "target" / "source" / "a").read_bytes() == random.Random(1).randbytes(3000)
     assert not verify(vault.repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage
+
+
+def test_a_point_whose_log_lost_an_end_is_not_called_sound(vault: Vault) -> None:
+    """Nothing lies between the first segment that is there and the last: only the point knows what is missing."""
+    point = vault.point("p", vault.base(3))
+    for there, why in (
+        ((), "is not there"),
+        (range(3, 8), "000000010000000000000008 is not there"),
+        (range(4, 9), "000000010000000000000003 is missing"),
+    ):
+        for stat in list(vault.repo.store.list("wal/")):
+            vault.repo.store.remove(stat.key, version=stat.version)
+        vault.log(*there)
+        report = verify(vault.repo, Level.STRUCTURE, rng=random.Random(1), progress=Silent())
+        assert report.damage_count == 1 and why in report.damage[0], report.damage
+        assert f"snapshot {point.sequence} (point) does not restore" in report.damage[0]
+    vault.log(3)
+    assert not verify(vault.repo, Level.FULL, rng=random.Random(1), progress=Silent()).damage
+
+
+def test_a_base_that_brought_no_log_needs_it_in_the_archive(vault: Vault) -> None:
+    names = ["000000010000000000000002", "000000010000000000000004"]
+    facts = {"system_identifier": str(SYSTEM), "start_lsn": "0/2000028", "start_timeline": 1}
+    vault.commit("postgres", "zaibei", {**facts, "wal": "none", "wal_needed": names})
+    vault.log(2, 4)
+
+    def damage() -> list[str]:
+        return verify(vault.repo, Level.STRUCTURE, rng=random.Random(1), progress=Silent()).damage
+
+    assert any("000000010000000000000003 of the log are not there" in d for d in damage())
+    vault.log(3)
+    assert not damage()
