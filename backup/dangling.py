@@ -8,11 +8,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
+from backup.bucket import KIND as BUCKET
 from backup.compare import databases
 from backup.consistency import Bound, Point, bound_snapshot
 from backup.reader import Reader
@@ -69,7 +71,8 @@ class Dangling:
     lacking: int = 0  # rows whose object is not in the version set
     differing: int = 0  # rows whose object is another
     unnamed: int = 0  # objects that no row names
-    contents_read: bool = False
+    unread: int = 0  # rows that give no sha256: deep or not, their objects' contents say nothing
+    contents_read: bool = False  # of every row
     lacking_keys: list[str] = field(default_factory=list)
     differing_keys: list[str] = field(default_factory=list)
     unnamed_keys: list[str] = field(default_factory=list)
@@ -88,7 +91,7 @@ def compare(
 ) -> Dangling:
     """Both in order of their keys' UTF-8 bytes. `deep` reads an object's contents where the row gives a sha256.
     Several rows may name one object. Raises Damage for a side that is not in order."""
-    out = Dangling(reference=reference, contents_read=deep)
+    out = Dangling(reference=reference)
     there = iter(objects)
     here = next(there, None)
     before = b""
@@ -119,6 +122,7 @@ def compare(
             _note(out.lacking_keys, row.key)
             continue
         named = True
+        out.unread += row.sha256 is None
         size = row.size_bytes not in (None, here[0].size_bytes)
         if size or (deep and row.sha256 is not None and here[1]() != row.sha256):
             out.differing += 1
@@ -126,6 +130,7 @@ def compare(
     while here is not None:
         after()
     assert out.lacking + out.differing <= out.rows
+    out.contents_read = deep and out.unread == 0
     return out
 
 
@@ -152,6 +157,12 @@ def of_point(
             bucket = bound_snapshot(repo, point, bound)
             out.append(check(reference, dsn(reference.database), reader, bucket, deep=deep))
     return out
+
+
+def unasked(point: Point, asked: Sequence[Reference]) -> tuple[str, ...]:
+    """Buckets that the point binds and no reference looks into: nobody knows whether rows have their objects there."""
+    buckets = [b for b in point.bound if b.kind == BUCKET]
+    return tuple(b.source for b in buckets if not any(r.of(b) for r in asked))
 
 
 def answerable(point: Point) -> tuple[Reference, ...]:
@@ -206,7 +217,10 @@ def told(one: Dangling) -> list[str]:
     what = f"{one.reference.database} -> {one.reference.source}"
     head = f"{what}: {one.rows} rows name objects, {one.objects} objects: "
     head += "every row has its object" if one.holds else "DANGLING"
-    out = [head + ("" if one.contents_read else " (by name and size; contents were not read)")]
+    if not one.contents_read:
+        head += " (by name and size; contents were not read"
+        head += f"; {one.unread} rows give no sha256)" if one.unread else ")"
+    out = [head]
     for why, count, keys in (
         ("NOT THERE", one.lacking, one.lacking_keys),
         ("ANOTHER OBJECT", one.differing, one.differing_keys),
@@ -220,9 +234,12 @@ def told(one: Dangling) -> list[str]:
 
 def _row(values: dict[str, object]) -> Named:
     size, sha = values.get("size_bytes"), values.get("sha256")
+    if size is not None and (not isinstance(size, int | Decimal) or size != int(size)):
+        # Passed over, every object would be of the right size.
+        raise Usage(f"size_bytes of {values['key']!r} is {size!r}, no whole number of bytes")
     return Named(
         key=str(values["key"]),
-        size_bytes=size if isinstance(size, int) else None,
+        size_bytes=None if size is None else int(size),
         sha256=str(sha).lower() if sha is not None else None,
     )
 

@@ -16,7 +16,8 @@ NOTES_MAX: Final = 100
 _HEAL = "zaibei backup heal --from OTHER-REPOSITORY"
 _REPAIR = "zaibei backup repair"
 _CLEAR = "zaibei backup gc --clear-damaged, as who may delete"
-_MEND: Final = {"index": _REPAIR, "forgets": _CLEAR, "marks": _CLEAR}
+_KEY = "remove that object, as who may delete; then zaibei backup key add"
+_MEND: Final = {"index": _REPAIR, "forgets": _CLEAR, "marks": _CLEAR, "keys": _KEY}
 _LOST: Final = {
     "config": "this repository does not open from this vault",
     "keys": "one recipient: whoever holds only that key cannot open the repository",

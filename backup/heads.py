@@ -13,6 +13,7 @@ from backup import unread
 from backup.errors import RolledBack
 from backup.repository import Repository
 from backup.snapshot import Snapshot
+from zaibei.kernel.errors import Refused
 from zaibei.kernel.state import state_dir, write_atomic
 
 
@@ -69,5 +70,10 @@ def remembered(repo: Repository) -> tuple[int, str, int] | None:
     try:
         raw = json.loads(_file(repo).read_text())
         return int(raw["sequence"]), str(raw["digest"]), int(raw.get("epoch", 1))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as shut:
+        raise Refused(
+            f"{_file(repo)}: what this machine saw of the vault cannot be read: {shut.strerror}",
+            hint="run as the account that owns the state directory, or name another: ZAIBEI_STATE",
+        ) from shut

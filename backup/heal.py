@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from backup import tree, wal
+from backup import copies, tree, wal
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import HEALED
@@ -18,13 +18,13 @@ from backup.index import Catalogue
 from backup.pairing import Moment, by_moment, moment, paired, weight
 from backup.reader import Reader
 from backup.replicate import copies_of, replicate
-from backup.repository import Repository, retry
+from backup.repository import Repository
 from backup.snapshot import Snapshot
 from backup.tree import TREE_BYTES, Node
 from backup.wal import Archive
 from backup.wounds import Wounds, dress, find, needed, salvage
 from backup.writer import Writer
-from infra.objectstore.contract import ObjectStore
+from infra.objectstore.contract import Locked, ObjectStore
 from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.progress import Progress
 
@@ -98,6 +98,9 @@ def heal(
         writer.close()
     _whole_copies(repo, sibling, wounds, worse, out, progress)
     _wal(repo, sibling, deleter, out)
+    for key, why in wounds.keys.items():
+        # A vault's keys are its own: no other vault has them.
+        out.lost(f"{key}: {why}; remove it, and let its owner in again: zaibei backup key add")
     return out
 
 
@@ -355,8 +358,10 @@ def _wal(
                 if key in bad:
                     if deleter is None:
                         raise Damage(f"{key}: damaged, and only the deleter can make room for it")
-                    stat = retry(repo.clock, lambda key=key: repo.store.stat(key))  # type: ignore[misc]
-                    deleter.remove(key, version=stat.version)
+                    # Of a rotation perhaps only the copy is there, and it is the copy that is damaged.
+                    stat = copies.where(repo, key)
+                    if stat is not None:
+                        deleter.remove(stat.key, version=stat.version)
                 ours.put(
                     data,
                     epoch=item.epoch,
@@ -368,6 +373,8 @@ def _wal(
                 out.wal_objects += 1
             except Damage as why:
                 out.lost(why.message)
+            except Locked as no:
+                out.lost(f"{key}: damaged, and a lock holds it: {no.message}")
         # What neither vault has is a loss, though no object of it is here to be called damaged.
         for gap in wal.gaps(ours.items()):
             out.lost(f"{repo.name}: system {system}: {gap}")

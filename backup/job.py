@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,12 +37,13 @@ class Run:
     kind: str
     took: timedelta
     outcomes: tuple[Outcome, ...]
+    unremembered: tuple[str, ...] = ()  # the snapshot is there, and this machine could not note it
 
     @property
     def problems(self) -> tuple[str, ...]:
         """One line for each reason why it is not complete."""
         lost = [f"{o.vault}: {o.error}" for o in self.outcomes if o.error is not None]
-        return (*lost, *self.unread)
+        return (*lost, *self.unread, *self.unremembered)
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -62,7 +64,8 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        return all(o.snapshot is not None and o.snapshot.content.complete for o in self.outcomes)
+        whole = all(o.snapshot is not None and o.snapshot.content.complete for o in self.outcomes)
+        return whole and not self.unremembered
 
 
 def run_files(
@@ -279,22 +282,39 @@ def _run(
         outcomes = (*work(writers), *lost)
     except ZaibeiError as bad:
         for repo in repos:
-            status.failed(repo.name, why=bad.message, at=clock.now())
+            with suppress(OSError, ValueError):
+                status.failed(repo.name, why=bad.message, at=clock.now())
         raise
     by_name = {repo.name: repo for repo in repos}
+    unremembered: list[str] = []
     for o in outcomes:
-        if o.snapshot is None:
-            status.failed(o.vault, why=o.error or "unknown", at=clock.now())
-            continue
-        heads.remember(by_name[o.vault], o.snapshot)
-        status.judged(o.vault, o.snapshot, at=clock.now())
-        if o.snapshot.content.complete:
-            status.backed_up(o.vault, kind=kind, sequence=o.snapshot.sequence, at=clock.now())
-        else:
-            status.failed(o.vault, why="some files could not be read", at=clock.now())
+        try:
+            _note(o, by_name[o.vault], kind, clock)
+        except (OSError, ValueError) as bad:
+            # The snapshot is committed. Who hears of a failure here must hear its number, too.
+            unremembered.append(
+                f"{o.vault}: the state directory cannot be used, so neither monitors nor the next run"
+                f" know of this one: {bad}"
+            )
     return Run(
-        kind=kind, took=timedelta(seconds=clock.monotonic() - begun), outcomes=tuple(outcomes)
+        kind=kind,
+        took=timedelta(seconds=clock.monotonic() - begun),
+        outcomes=tuple(outcomes),
+        unremembered=tuple(unremembered),
     )
+
+
+def _note(o: Outcome, repo: Repository, kind: str, clock: Clock) -> None:
+    """For the monitors, and for who must notice that a vault goes back."""
+    if o.snapshot is None:
+        status.failed(o.vault, why=o.error or "unknown", at=clock.now())
+        return
+    heads.remember(repo, o.snapshot)
+    status.judged(o.vault, o.snapshot, at=clock.now())
+    if o.snapshot.content.complete:
+        status.backed_up(o.vault, kind=kind, sequence=o.snapshot.sequence, at=clock.now())
+    else:
+        status.failed(o.vault, why="some files could not be read", at=clock.now())
 
 
 def _told_of(slot: Slot | None, judge: Judge) -> Judge:

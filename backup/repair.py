@@ -44,7 +44,7 @@ class Repaired:
     @property
     def complete(self) -> bool:
         """Nothing is lost. Damage that cost nothing is no loss; log that is lost is, and nothing here mends it."""
-        return not (self.losses or self.wounds.wal)
+        return not (self.losses or self.wounds.wal or self.wounds.keys)
 
 
 def repair(

@@ -194,6 +194,11 @@ def _root(shelf: Shelf, found: Access, secret: Secret, *, suite: Suite) -> bytes
         )
     if newer:
         raise newer[0]
+    if not any(True for e in range(1, epoch + 1) for _ in _openable(found, e)):
+        raise Damage(
+            f"{shelf.name}: no key object is there that could open it",
+            hint="the vault lost keys/: look for older versions with --as-of, or use the other vault",
+        )
     raise WrongKey(
         f"{shelf.name}: the {'passphrase' if isinstance(secret, str) else 'private key'}"
         " opens none of the keys",

@@ -98,6 +98,12 @@ def passphrase(file: Path | None = None) -> str:
         raise Usage(
             f"{source}: no such password file", hint="zaibei backup init makes one"
         ) from gone
+    except (OSError, UnicodeDecodeError) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
+        raise Usage(
+            f"{source}: no passphrase can be read: {why}",
+            hint="a file whose first line is the passphrase",
+        ) from bad
     if not said or not said[0]:
         raise Usage(f"{source}: the first line is empty")
     return said[0]

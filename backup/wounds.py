@@ -12,7 +12,7 @@ from backup.forgotten import Link
 from backup.index import SEGMENT_PACKS, Catalogue, Held
 from backup.pack import check_whole, key_of, open_blob, read_trailer
 from backup.reach import IdSet
-from backup.repository import Repository
+from backup.repository import Repository, access
 from backup.seal import Kind, Seal
 from backup.snapshot import Snapshot
 from backup.writer import Writer
@@ -29,6 +29,7 @@ class Wounds:
     segments: dict[str, str] = field(default_factory=dict)
     snapshots: dict[int, str] = field(default_factory=dict)
     links: dict[int, Link] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)  # a recipient's object -> what is wrong
     wal: dict[str, str] = field(
         default_factory=dict
     )  # a key, or the archive that has a hole -> what is wrong
@@ -37,12 +38,16 @@ class Wounds:
 
     @property
     def none(self) -> bool:
-        return not (self.packs or self.segments or self.snapshots or self.wal or self.unindexed)
+        return not any(
+            (self.packs, self.segments, self.snapshots, self.keys, self.wal, self.unindexed)
+        )
 
 
 def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
     """`read`: every byte of every pack; without it only what is missing, of a wrong size, or not indexed."""
     out = Wounds()
+    held_keys = access(repo.store, repo.config, clock=repo.clock)
+    out.keys = {key: bad.message for key, bad in held_keys.damage.items()}
     _snapshots(repo, out)
 
     def damaged(key: str, bad: Damage) -> None:

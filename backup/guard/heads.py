@@ -73,5 +73,6 @@ class Heads:
         return path in self._wrong
 
     def vouched(self, path: bytes) -> bool:
-        """A known format that begins as it should: that it does not compress is no news."""
-        return extension(path) in _MAGIC and path not in self._wrong
+        """A known format that begins as it should: that it does not compress is no news. Where more are wrong than are
+        remembered, nobody can say of one that it is not among them."""
+        return extension(path) in _MAGIC and path not in self._wrong and self.wrong <= WRONG_MAX

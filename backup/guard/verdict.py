@@ -130,6 +130,14 @@ RULES: Final[tuple[Rule, ...]] = (
         says="{:.1%} of the entries are gone (limit {:.1%})",
     ),
     Rule(
+        name="emptied",
+        value=lambda f: max(0.0, _of(f.lost_bytes - f.gained_bytes, f.size_before_bytes)),
+        floor=0.6,  # VACUUM FULL may halve a database
+        hard=0.9,
+        enough=lambda f: f.lost_bytes - f.gained_bytes >= _MIB,
+        says="{:.1%} of the bytes are gone, and nothing came in their place (limit {:.1%})",
+    ),
+    Rule(
         name="relations_gone",
         value=lambda f: max(0.0, _of(f.relations_before - f.relations, f.relations_before)),
         floor=0.2,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from backup import consistency, dangling
 from backup.compare import TableFacts, databases, table_facts
+from backup.consistency import Bound, Mark, Point
 from backup.dangling import Named, Reference
 from backup.job import run_bucket, run_point, run_postgres
 from backup.receiver import WalArchiver
@@ -192,3 +194,36 @@ def test_a_point_brings_back_rows_and_objects_that_belong_together_or_names_thos
         assert checks == [True, True]
         with pytest.raises(Usage, match="no point"):
             consistency.find_point(vaults, "never")
+
+
+def test_contents_are_called_read_only_when_every_row_could_be_held_against_them() -> None:
+    objects = [(Named(key=k, size_bytes=5), lambda: "aa") for k in ("a", "b")]
+    said = dangling.compare(
+        REFERENCE, [Named(key="a", sha256="aa"), Named(key="b")], objects, deep=True
+    )
+    assert said.holds and not said.contents_read and said.unread == 1
+    assert "1 rows give no sha256" in dangling.told(said)[0]
+
+
+@pytest.mark.parametrize("size", [Decimal(5), 5])
+def test_a_size_is_a_number_of_bytes_whatever_type_the_database_gives_it(size: object) -> None:
+    assert dangling._row({"key": "a", "size_bytes": size}).size_bytes == 5
+
+
+@pytest.mark.parametrize("size", [Decimal("5.5"), "5", 5.0])
+def test_a_size_that_is_none_is_refused_and_not_passed_over(size: object) -> None:
+    with pytest.raises(Usage, match="no whole number of bytes"):
+        dangling._row({"key": "a", "size_bytes": size})
+
+
+def test_a_bucket_that_no_query_looks_into_is_told() -> None:
+    point = Point(
+        mark=Mark(name="p", at=datetime(2026, 1, 1, tzinfo=UTC), system=1, timeline=1, lsn="0/1"),
+        base=Bound(sequence=1, digest="", kind="postgres", source=""),
+        bound=tuple(
+            Bound(sequence=n, digest="", kind="bucket", source=source)
+            for n, source in enumerate(("site-a/geo-images", "site-a/contracts"), 2)
+        ),
+    )
+    asked = dangling.answerable(point)
+    assert dangling.unasked(point, asked) == ("site-a/contracts",)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from backup import status, tree
 from backup.guard import verdict
-from backup.guard.heads import Heads
+from backup.guard.heads import WRONG_MAX, Heads
 from backup.guard.listing import differences
 from backup.guard.said import FACT, verdict_of
 from backup.guard.verdict import HISTORY_MIN, RULES, Features, Verdict
@@ -224,6 +224,17 @@ def deleted(source: Source) -> None:
         path.unlink()
 
 
+def emptied(source: Source) -> None:
+    """Each file is still there; a count of files sees nothing."""
+    for path in source.files():
+        path.write_bytes(b"")
+
+
+def overwritten_with_zeros(source: Source) -> None:
+    for path in source.files():
+        path.write_bytes(b"\0" * 40)
+
+
 def tables_dropped(source: Source) -> None:
     for n in range(12):
         (source.root / "5" / str(16384 + n)).unlink()
@@ -251,6 +262,8 @@ ATTACKS = [
     ("office", under_random_names, "does not compress"),
     ("office", written_as_text, "another extension"),
     ("office", deleted, "are gone"),
+    ("office", emptied, "nothing came in their place"),
+    ("office", overwritten_with_zeros, "nothing came in their place"),
     ("base", tables_dropped, "relations are gone"),
     ("base", tables_emptied, "relations are gone"),
     ("base", a_column_encrypted, "bytes turned into noise"),
@@ -542,3 +555,12 @@ def test_a_snapshot_that_nobody_judged_is_unknown(repo: Repository, clock: SimCl
         complete=True,
     )
     assert verdict_of(bare) is Verdict.UNKNOWN
+
+
+def test_where_more_heads_are_wrong_than_are_remembered_nobody_is_vouched_for() -> None:
+    heads = Heads()
+    for n in range(WRONG_MAX + 1):
+        heads.look(b"photo/%d.jpg" % n, b"\0\0\0\0")
+    heads.look(b"fine.jpg", b"\xff\xd8\xff")
+    assert not heads.vouched(b"photo/%d.jpg" % WRONG_MAX)
+    assert not heads.vouched(b"fine.jpg")

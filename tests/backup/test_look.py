@@ -105,3 +105,71 @@ def test_a_budget_that_cannot_be_is_a_wrong_request(
     repository: Repository, tmp_path: Path, wrong: tuple[str, str]
 ) -> None:
     assert said(repository, tmp_path, "verify", *wrong).exit_code == 2
+
+
+def test_a_vault_that_does_not_open_hides_nothing_of_the_others(
+    repository: Repository, tmp_path: Path
+) -> None:
+    bad = create_repository(DirectoryStore(tmp_path / "bad"), "look", clock=CLOCK, kdf=FAST)
+    spoilt = bytearray((tmp_path / "bad" / "config").read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    (tmp_path / "bad" / "config").write_bytes(spoilt)
+    done = said(repository, tmp_path, "verify", "--level", "full", "--json", "--repo", bad.name)
+    assert done.exit_code == 1
+    assert [r["repository"] for r in told(done)["repositories"]] == [repository.name]
+    assert len(told(done)["unopened"]) == 1 and bad.name in told(done)["unopened"][0]
+
+
+def test_a_vault_without_any_key_is_damaged_and_not_a_wrong_request(
+    repository: Repository, tmp_path: Path
+) -> None:
+    for key in (tmp_path / "r" / "keys").iterdir():
+        key.unlink()
+    assert said(repository, tmp_path, "verify").exit_code == 1
+
+
+@pytest.mark.parametrize("what", ["a directory", "not text"])
+def test_a_password_file_that_is_none_is_a_wrong_request(
+    repository: Repository, tmp_path: Path, what: str
+) -> None:
+    (tmp_path / "secret").unlink()
+    if what == "a directory":
+        (tmp_path / "secret").mkdir()
+    else:
+        (tmp_path / "secret").write_bytes(b"\xff\xfe\n")
+    done = said(repository, tmp_path, "list")
+    assert done.exit_code == 2 and done.exception.__class__ is SystemExit
+
+
+def test_a_damaged_key_is_no_whole_repository_for_heal_and_repair(
+    repository: Repository, tmp_path: Path
+) -> None:
+    (tmp_path / "second").write_text("second\n")
+    added = said(
+        repository, tmp_path, "key", "add", "--new-password-file", str(tmp_path / "second"),
+        "--name", "wang",
+    )  # fmt: skip
+    assert added.exit_code == 0, added.output
+    newest = max((tmp_path / "r" / "keys").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    spoilt = bytearray(newest.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    newest.write_bytes(spoilt)
+    for command in (("repair",), ("repair", "--dry-run")):
+        confirm = () if "--dry-run" in command else ("--confirm", repository.name)
+        done = said(repository, tmp_path, *command, *confirm, "--json")
+        assert done.exit_code == 1, done.output
+        assert any(newest.name in w for w in told(done)["wounds"])
+    found = told(said(repository, tmp_path, "verify", "--level", "structure", "--json"))
+    (finding,) = found["repositories"][0]["findings"]
+    assert "key add" in finding["mend"], "another vault has other keys"
+
+
+def test_a_state_directory_that_cannot_be_used_hides_no_snapshot(
+    repository: Repository, some_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path / "file" / "state"))
+    done = said(repository, tmp_path, "run", "--files", str(some_files), "--json")
+    assert done.exit_code == 1
+    assert told(done)["vaults"][0]["snapshot"] == 3 and not told(done)["complete"]
+    assert "state directory" in told(done)["problems"][0]

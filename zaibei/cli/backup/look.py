@@ -15,6 +15,7 @@ from zaibei.cli.backup.shared import (
     Password,
     Repo,
     Which,
+    answering,
     app,
     opened,
     say,
@@ -177,7 +178,9 @@ def verify(
             time=duration(budget_time) if budget_time else None,
         )
         found = []
-        all_opened = opened(repo, password_file, as_of=as_of)
+        # One vault that does not open says nothing of the others.
+        answered, unopened = answering(repo, password_file, as_of=as_of)
+        all_opened = [r for r in answered if r is not None]
         lost = witness.rolled_back(all_opened)
         for r in all_opened:
             # What a vault was says nothing about what it is: no ledger of the past.
@@ -201,11 +204,15 @@ def verify(
                         never_verified=cover.never_verified if cover else None,
                         coverage_days=cover.days_a_round if cover else None,
                     )
-    sound = not lost and not any(f.damage for f in found)
+    sound = not lost and not unopened and not any(f.damage for f in found)
     say(
         json,
-        {"sound": sound, "repositories": found, "rolled_back": lost},
-        [*(n for f in found for n in _told(f)), *(f"ROLLED BACK: {line}" for line in lost)],
+        {"sound": sound, "repositories": found, "rolled_back": lost, "unopened": unopened},
+        [
+            *(n for f in found for n in _told(f)),
+            *(f"ROLLED BACK: {line}" for line in lost),
+            *(f"NOT VERIFIED: {line}" for line in unopened),
+        ],
     )
     raise typer.Exit(0 if sound else 1)
 

@@ -69,7 +69,7 @@ def rehearse(
     is let in, unless with --hold: then personal data is masked first. With --point also what rows name
     and the bucket lacks; one such row ends with 1."""
     with told(), progress() as bar:
-        from backup import consistency, dangling, status  # noqa: PLC0415
+        from backup import consistency, dangling, roomchecks, status  # noqa: PLC0415
         from backup import room as rooms  # noqa: PLC0415
         from backup.compare import databases, table_facts  # noqa: PLC0415
         from backup.job import latest  # noqa: PLC0415
@@ -124,6 +124,15 @@ def rehearse(
                 )
                 asked = dangling.parse(references) if references else dangling.answerable(found)
                 loose = dangling.of_point(chosen, found, room.dsn, asked, deep=deep)
+                room.checks += [
+                    roomchecks.Check(
+                        name=f"rows of {bucket}",
+                        passed=None,
+                        needed=deep,  # who asks for every object's contents asks for every bucket
+                        detail="no query says which rows name its objects: --references",
+                    )
+                    for bucket in dangling.unasked(found, asked)
+                ]
             if held is not None:
                 bar.note(f"open for {hold}, masked: psql '{room.dsn()}'")
                 CLOCK.sleep(held)
