@@ -20,7 +20,8 @@ def decide(repo: Repository, policy: Policy, *, label: str | None = None) -> tup
 
 
 def entries(repo: Repository) -> list[Entry]:
-    taken_in = {snapshot.sequence_of(s.key): s.modified for s in repo.listed(snapshot.PREFIX)}
+    found = snapshot.numbers(repo.listed(snapshot.PREFIX))
+    taken_in = {sequence: stat.modified for sequence, stat in found.items()}
     proven = proven_to_restore(repo)
     there = repo.snapshots()
     needed = points.stands_on(there)
@@ -38,8 +39,8 @@ def entries(repo: Repository) -> list[Entry]:
 
 def proven_to_restore(repo: Repository) -> frozenset[int]:
     """Snapshots that were restored and read back, as this machine remembers."""
-    told = status.read().get("verified_restore")
-    return frozenset({int(told["snapshot"])} if told and told["vault"] == repo.name else ())
+    told = status.restored(repo.name)
+    return frozenset({int(told["snapshot"])} if told else ())
 
 
 def by_policy(repo: Repository, policy: Policy) -> tuple[tuple[Decision, ...], Statement | None]:

@@ -97,7 +97,10 @@ class Reader:
                 return open_blob(one, place.entry, sealed, self.repository.keys)
             except Damage as bad:
                 why = Damage(f"{self.repository.name}: pack {place.pack}: {bad.message}")
-        raise why or Damage(f"{self.repository.name}: blob {id.hex()[:16]} is in no index segment")
+        raise why or Damage(
+            f"{self.repository.name}: blob {id.hex()[:16]} is in no index segment",
+            hint="where the index lost a segment its packs still hold everything: zaibei backup repair",
+        )
 
     def read_all(self, ids: Iterable[bytes]) -> Iterator[bytes]:
         """In order, a few ahead."""

@@ -3,7 +3,6 @@ lost is ever called whole. Each snapshot with a loss is committed anew without t
 with their names, and the old one forgotten. `heal` is better wherever another vault has the data.
 """
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from backup import tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import LOST
+from backup.listings import said
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.snapshot import Snapshot
@@ -97,7 +97,7 @@ def _anew(
             if _there(writer, node):
                 kept.append(node)
             else:
-                lost.append(os.fsdecode(node.path).encode(errors="backslashreplace").decode())
+                lost.append(said(node.path))
     if not lost and len(kept) == one.content.entries:
         return None
     if not lost:

@@ -72,7 +72,7 @@ class Repository:
 
     def present(self) -> list[int]:
         """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew."""
-        return [snapshot.sequence_of(s.key) for s in self.named(snapshot.PREFIX)]
+        return [*snapshot.numbers(self.named(snapshot.PREFIX))]
 
     def named(self, prefix: str) -> list[Stat]:
         """`listed`, where what was sealed anew stands for an original that is gone. In key order."""

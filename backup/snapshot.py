@@ -8,6 +8,8 @@ In the clear: repository, sequence, chain. Sealed: everything about what was bac
 
 import base64
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,6 +23,7 @@ from backup.forgotten import Link
 from backup.keys import Keyring
 from backup.seal import Kind, epoch_of, open_whole, seal_whole
 from backup.suite import ID_BYTES
+from infra.objectstore.contract import Stat
 from zaibei.kernel.errors import Damage
 
 PREFIX: Final = "snapshots/"
@@ -65,6 +68,16 @@ class Snapshot:
 
 def key_of(sequence: int) -> str:
     return f"{PREFIX}{sequence:010d}"
+
+
+def numbers(stats: Iterable[Stat]) -> dict[int, Stat]:
+    """By number. A name that none of us writes (`.nfs0001`, `.DS_Store`) is nobody's snapshot, and must not keep a
+    disaster from being restored; `verify` tells of it."""
+    found = {}
+    for stat in stats:
+        with suppress(Damage):
+            found[sequence_of(stat.key)] = stat
+    return found
 
 
 def sequence_of(key: str) -> int:

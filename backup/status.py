@@ -85,16 +85,28 @@ def scheduled(jobs: Mapping[str, Fields], *, at: datetime) -> None:
 
 
 def restore_verified(vault: str, *, sequence: int, at: datetime, took_s: float) -> None:
-    _update(
-        lambda now: now.update(
-            verified_restore={
-                "vault": vault,
-                "snapshot": sequence,
-                "at": at.isoformat(),
-                "took_s": took_s,
-            }
-        )
-    )
+    """By vault: a rehearsal of one must not take another's proof away. The newest of all also stands at the top,
+    where it alone stood once and where older readers look."""
+    told = {"snapshot": sequence, "at": at.isoformat(), "took_s": took_s}
+
+    def change(now: Fields) -> None:
+        # Written before there was one a vault: the line below would be the end of that vault's only proof.
+        if old := now.get("verified_restore"):
+            kept = {k: v for k, v in old.items() if k != "vault"}
+            now["vaults"].setdefault(old["vault"], {}).setdefault("verified_restore", kept)
+        now["vaults"].setdefault(vault, {})["verified_restore"] = told
+        now["verified_restore"] = {"vault": vault} | told
+
+    _update(change)
+
+
+def restored(vault: str) -> Fields | None:
+    """The last restore from the vault that was started and counted; None: none is known."""
+    now = read()
+    if mine := now["vaults"].get(vault, {}).get("verified_restore"):
+        return dict(mine)
+    old = now.get("verified_restore")
+    return dict(old) if old and old["vault"] == vault else None
 
 
 def verified(

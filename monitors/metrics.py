@@ -59,6 +59,7 @@ METRICS: tuple[Metric, ...] = (
     _m("zaibei_backup_recorded", "", "vault", "1: at least one successful PostgreSQL backup is recorded for the vault; 0: none"),
     _m("zaibei_backup_age_seconds", "seconds", "vault", "age of the last successful PostgreSQL backup"),
     _m("zaibei_backup_limit_seconds", "seconds", "vault", "the age at which the stack calls a backup of this vault stale"),
+    _m("zaibei_backup_restore_recorded", "", "vault", "1: at least one restore from the vault that was started and counted is recorded; 0: none"),
     _m("zaibei_backup_restored_age_seconds", "seconds", "vault", "age of the last restore from the vault that was started and counted"),
     _m("zaibei_backup_anomalous", "", "vault", "sources whose last backup in the vault the guard calls anomalous; absent when none was judged"),
     _m("zaibei_backup_overdue", "", "", "scheduled jobs that should have succeeded by now and did not; absent without a schedule"),

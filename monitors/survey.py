@@ -225,6 +225,7 @@ def _backups(record: records.BackupRecord) -> Iterator[Sample]:
         yield sample("zaibei_backup_recorded", one.last_success is not None, vault)
         if one.last_success is not None:
             yield sample("zaibei_backup_age_seconds", one.last_success.total_seconds(), vault)
+        yield sample("zaibei_backup_restore_recorded", one.last_restored is not None, vault)
         if one.last_restored is not None:
             yield sample(
                 "zaibei_backup_restored_age_seconds", one.last_restored.total_seconds(), vault

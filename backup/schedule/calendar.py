@@ -58,9 +58,13 @@ def offset(job: Job, slot: datetime) -> timedelta:
 
 
 def check(job: Job) -> None:
-    """Raises Usage for a cron line or a zone that nobody can follow."""
-    if job.cron is not None:
-        _trigger(job)
+    """Raises Usage for a cron line or a zone that nobody can follow, and for a line of which no slot ever comes:
+    such a job would never run and never be overdue."""
+    if job.cron is not None and _next_cron(job, job.created) is None:
+        raise Usage(
+            f"job {job.name!r}: {job.cron!r} never fires: there is no such day",
+            hint='--cron "30 2 * * *"',
+        )
 
 
 def _next_cron(job: Job, after: datetime) -> datetime | None:

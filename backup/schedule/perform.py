@@ -85,9 +85,12 @@ def perform(
         missing = (*lost, *(f"{o.vault}: {o.error}" for o in run.outcomes if o.vault not in have))
         outcome = Outcome.INCOMPLETE if run.unread else Outcome.DONE
         how = End.FAILED if missing else End.DONE
-        kept = () if missing else tuple(_forget(job, open_))
+        if missing:
+            outcome = Outcome.FAILED
+        # A night that missed a part of the source must not age out the nights that had it.
+        kept = tuple(_forget(job, open_)) if outcome is Outcome.DONE else ()
         return Result(
-            outcome=Outcome.FAILED if missing else outcome,
+            outcome=outcome,
             snapshots=have,
             problems=(*missing, *run.unread, *kept),
             anomalies=run.anomalies,

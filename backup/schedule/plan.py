@@ -18,11 +18,12 @@ LOOK_AGAIN: Final = timedelta(minutes=1)  # while another host holds the slot
 BACK_MAX: Final = timedelta(hours=26)  # the future beyond it was a wrong clock: a day, and a zone
 GRACE: Final = timedelta(minutes=10)
 NOTES_MAX: Final = 20
+_CLOCK: Final = "clock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """One slot and what became of it: done, elsewhere, failed, missed."""
+    """One slot and what became of it: done, elsewhere, failed, missed; clock: a time that was not believed."""
 
     slot: datetime
     outcome: str
@@ -75,10 +76,8 @@ def due(jobs: Sequence[Job], states: Mapping[str, State], now: datetime) -> Plan
 
 
 def _of_one(job: Job, state: State, now: datetime) -> tuple[State, Due | None, datetime | None]:
+    state = _disbelieved(job, state, now)
     since = state.settled or job.created
-    if since > now + BACK_MAX:
-        state = replace(_noted(state, now, "clock", now, f"settled until {since}"), settled=now)
-        since = now
     passed = calendar.slots(job, after=since, until=now)
     nxt = calendar.following(job, max(now, since))
     upcoming = nxt + calendar.offset(job, nxt) if nxt else None
@@ -100,6 +99,26 @@ def _of_one(job: Job, state: State, now: datetime) -> tuple[State, Due | None, d
     return state, Due(job=job, slot=newest, attempt=state.attempts + 1), upcoming
 
 
+def _ahead(at: datetime | None, now: datetime) -> bool:
+    return at is not None and at > now + BACK_MAX
+
+
+def _disbelieved(job: Job, state: State, now: datetime) -> State:
+    """Without what a clock that was far ahead left behind: the job starts from now. When it was last done is
+    not known any more, and a `done` in the future would never let it be overdue."""
+    why: list[str] = []
+    if _ahead(since := state.settled or job.created, now):
+        why.append(f"settled until {since}")
+        state = replace(state, settled=now)
+    if _ahead(state.done, now):
+        why.append(f"done until {state.done}")
+        state = replace(state, done=None, done_at=None)
+    elif _ahead(state.done_at, now):
+        why.append(f"done at {state.done_at}")
+        state = replace(state, done_at=None)
+    return _noted(state, now, _CLOCK, now, ", ".join(why)) if why else state
+
+
 def _missed(state: State, slots: Sequence[datetime], now: datetime) -> State:
     for slot in slots[-NOTES_MAX:]:
         why = "given up" if slot == state.trying else "nobody ran it in time"
@@ -119,7 +138,8 @@ def finished(state: State, slot: datetime, *, now: datetime, elsewhere: bool = F
     return replace(
         state,
         settled=max(slot, state.settled or slot),
-        done=max(slot, state.done or slot),
+        # A run that began before the clock came back: the wrong time must not outlive this success either.
+        done=max(slot, slot if _ahead(state.done, now) else state.done or slot),
         done_at=now,
         trying=None,
         attempts=0,
@@ -148,11 +168,18 @@ def failed(state: State, slot: datetime, why: str, *, now: datetime, again: bool
     return replace(state, trying=slot, attempts=tried, retry_at=now + BACKOFF * 2 ** (tried - 1))
 
 
-def due_by(job: Job, state: State) -> datetime | None:
-    """When a success must be there at the latest; a reader with a later clock calls the job overdue."""
+def due_by(job: Job, state: State, *, now: datetime | None = None) -> datetime | None:
+    """When a success must be there at the latest; a reader with a later clock calls the job overdue. With `now`
+    a `done` in the future is not believed: up to BACK_MAX it counts as now, beyond it as unknown."""
     if not job.enabled:
         return None
-    nxt = calendar.following(job, state.done or job.created)
+    done = state.done
+    if now is not None and done is not None:
+        done = None if _ahead(done, now) else min(done, now)
+    if done is None:
+        # The first time that the job had to start from: clocks that jump again and again put nothing off.
+        done = min((n.at for n in state.notes if n.outcome == _CLOCK), default=job.created)
+    nxt = calendar.following(job, done)
     return None if nxt is None else nxt + job.jitter + job.timeout + GRACE
 
 

@@ -73,11 +73,12 @@ def save(all_jobs: tuple[Job, ...], after: Mapping[str, State], *, now: datetime
     """The states, and what monitors may know of them."""
     told = {name: _plain(one) for name, one in after.items()}
     write_atomic(folder() / "states.json", _text({"format": _FORMAT, "states": told}))
-    status.scheduled({j.name: _shown(j, after.get(j.name, State())) for j in all_jobs}, at=now)
+    shown = {j.name: _shown(j, after.get(j.name, State()), now) for j in all_jobs}
+    status.scheduled(shown, at=now)
 
 
-def _shown(one: Job, state: State) -> dict[str, Any]:
-    by = plan.due_by(one, state)
+def _shown(one: Job, state: State, now: datetime) -> dict[str, Any]:
+    by = plan.due_by(one, state, now=now)
     last = state.notes[-1] if state.notes else None
     return {
         "due_by": by.isoformat() if by else None,

@@ -77,7 +77,8 @@ class Activities:
 
     @activity.defn(name=ACTIVITY)
     def backup_slot(self, told: dict[str, Any], at: str) -> dict[str, Any]:
-        """Safe to repeat. Raises ApplicationError, which Temporal retries."""
+        """Safe to repeat. Raises ApplicationError, which Temporal retries, but not where another attempt would
+        end as this one did: a job that nobody can follow, a source of which something cannot be read."""
         job = model.from_json(told)
         slot = Slot(job=job.name, at=datetime.fromisoformat(at), token=activity.info().attempt)
         with _beating() as progress:
@@ -98,7 +99,12 @@ class Activities:
                 ) from bad
         if done.outcome is Outcome.FAILED:
             raise ApplicationError("; ".join(done.problems), type="Failed")
-        return asdict(done) | {"outcome": done.outcome.value, "host": socket.gethostname()}
+        told = asdict(done) | {"outcome": done.outcome.value, "host": socket.gethostname()}
+        if done.outcome is Outcome.INCOMPLETE:
+            # Not a completed workflow: whoever counts failures there would take half a backup for a whole one.
+            why = "; ".join(done.problems)
+            raise ApplicationError(why, told, type="Incomplete", non_retryable=True)
+        return told
 
 
 class _Beats:

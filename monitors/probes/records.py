@@ -51,7 +51,7 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
     if raw.get("format") != 1:
         raise Damage(f"{file}: format {raw.get('format')!r} is not 1")
     told = _mapping(raw.get("vaults"), file)
-    restored = _mapping(raw.get("verified_restore") or {}, file)
+    newest = _mapping(raw.get("verified_restore") or {}, file)  # of all vaults; once the only one
     judged = _mapping(raw.get("guard") or {}, file)
     records = {}
     for vault in vaults:
@@ -62,10 +62,17 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
             if (one := kind.get("postgres")) is not None
             and (age := _age(_mapping(one, file).get("last_success"), now, file)) is not None
         ]
-        here = _of(vault, str(restored.get("vault")))
+        proofs = [one for kind in kinds if (one := kind.get("verified_restore")) is not None]
+        if _of(vault, str(newest.get("vault"))):
+            proofs.append(newest)
+        restored = [
+            age
+            for one in proofs
+            if (age := _age(_mapping(one, file).get("at"), now, file)) is not None
+        ]
         records[vault] = VaultRecord(
             last_success=min(good, default=None),
-            last_restored=_age(restored.get("at"), now, file) if here else None,
+            last_restored=min(restored, default=None),
             anomalous=_anomalous([v for k, v in judged.items() if _of(vault, k)], file),
         )
     wal = _mapping(raw.get("wal") or {}, file)

@@ -1,5 +1,7 @@
 """Which snapshots stay: the rules, and what no rule and no clock may take away."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -8,7 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup import status
+from backup.forget import proven_to_restore
+from backup.repository import Repository
 from backup.retention import Decision, Entry, Policy, plan
+from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Usage
 
 START = datetime(2026, 1, 1, 3, tzinfo=UTC)
@@ -38,6 +44,31 @@ def test_the_newest_verified_one_outlives_every_rule() -> None:
     entries = nightly(40)
     entries[4] = replace(entries[4], verified=True)
     assert kept(plan(entries, Policy(last=2))) == [5, 39, 40]
+
+
+def test_a_rehearsal_of_one_vault_leaves_the_proven_one_of_the_other(
+    make: Callable[..., Repository], clock: SimClock
+) -> None:
+    b, c = make("site-b"), make("site-c")
+    status.restore_verified(b.name, sequence=5, at=clock.now(), took_s=1.0)
+    status.restore_verified(c.name, sequence=9, at=clock.now(), took_s=1.0)
+    assert (proven_to_restore(b), proven_to_restore(c)) == ({5}, {9})
+    assert proven_to_restore(make("site-d")) == frozenset()
+    newest = status.read()["verified_restore"]
+    assert (newest["vault"], newest["snapshot"]) == (c.name, 9), "where older readers look"
+
+
+def test_a_proof_from_before_there_was_one_a_vault_outlives_the_next_rehearsal_elsewhere(
+    make: Callable[..., Repository], clock: SimClock
+) -> None:
+    b, c = make("site-b"), make("site-c")
+    old = {"vault": b.name, "snapshot": 5, "at": clock.now().isoformat(), "took_s": 1.0}
+    status.file().parent.mkdir(parents=True)
+    told = {"format": 1, "vaults": {}, "verified_restore": old, "wal": None}
+    status.file().write_text(json.dumps(told))
+    assert (proven_to_restore(b), proven_to_restore(c)) == ({5}, frozenset())
+    status.restore_verified(c.name, sequence=9, at=clock.now(), took_s=1.0)
+    assert (proven_to_restore(b), proven_to_restore(c)) == ({5}, {9})
 
 
 def test_the_newest_complete_one_outlives_a_month_of_incomplete_ones() -> None:

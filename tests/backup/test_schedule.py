@@ -33,6 +33,7 @@ from zaibei.kernel.errors import Busy, Damage, Usage
 from zaibei.kernel.progress import Silent
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+CHANGES = "/proc/version"  # its size is said to be 0 and is not: never read as it was
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -122,7 +123,14 @@ def test_a_job_that_nobody_could_follow_is_refused(wrong: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"cron": "61 * * * *"}, {"cron": "every day"}, {"zone": "Mars/Olympus"}]
+    "wrong",
+    [
+        {"cron": "61 * * * *"},
+        {"cron": "every day"},
+        {"zone": "Mars/Olympus"},
+        {"cron": "0 2 30 2 *"},
+        {"cron": "0 2 31 4,6 *", "zone": "Asia/Shanghai"},
+    ],
 )
 def test_a_cron_line_that_nobody_could_follow_is_refused_when_it_is_added(
     wrong: dict[str, Any],
@@ -130,6 +138,10 @@ def test_a_cron_line_that_nobody_could_follow_is_refused_when_it_is_added(
     with pytest.raises(Usage):
         state.add(nightly(**wrong))
     assert state.jobs() == ()
+
+
+def test_a_line_that_fires_in_leap_years_alone_is_a_line() -> None:
+    calendar.check(nightly(cron="0 2 29 2 *"))
 
 
 # ── the plan ────────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +184,43 @@ def test_a_clock_that_was_a_year_ahead_does_not_stop_backups_for_a_year() -> Non
     assert run is None and back.notes[-1].outcome == "clock"
     _, run = one(job, back, at("2026-03-05T02:31"))
     assert run is not None and run.slot == at("2026-03-05T02:30")
+
+
+def test_what_was_done_under_a_wrong_clock_is_forgotten_and_the_job_can_be_overdue_again() -> None:
+    job, year = nightly(), at("2027-03-05T02:30")
+    told = State(settled=year, done=year, done_at=year, notes=(plan.Note(slot=year, outcome="done", at=year),))  # fmt: skip
+    told, _ = one(job, told, at("2026-03-05T01:00"))
+    assert (told.done, told.done_at) == (None, None)
+    assert "done until 2027-03-05" in told.notes[-1].why
+    begins = at("2026-03-05T02:30") + job.timeout + plan.GRACE
+    assert plan.due_by(job, told, now=at("2026-03-20")) == begins, "it starts from then"
+    again, _ = one(job, replace(told, settled=year), at("2026-03-08T01:00"))
+    assert plan.due_by(job, again) == begins, "another jump puts nothing off"
+    slot = at("2026-03-08T02:30")
+    mended = finished(again, slot, now=slot)
+    assert (mended.done, mended.done_at) == (slot, slot)
+    assert plan.due_by(job, mended) == slot + DAY + job.timeout + plan.GRACE
+
+
+def test_a_state_whose_settled_was_mended_already_is_mended_in_done_too() -> None:
+    before = State(settled=at("2026-03-04T02:30"), done=at("2027-03-05T02:30"), done_at=None)
+    told, _ = one(nightly(), before, at("2026-03-05T01:00"))
+    assert told.done is None and told.settled == before.settled
+    slot = at("2026-03-05T02:30")
+    assert finished(before, slot, now=slot).done == slot, "also by a run that began before"
+    late = replace(before, done=before.settled, done_at=at("2027-03-05T02:40"))
+    told, _ = one(nightly(), late, at("2026-03-05T01:00"))
+    assert (told.done, told.done_at) == (before.settled, None), "the slot is as true as it was"
+
+
+def test_a_done_in_the_future_does_not_say_when_the_next_is_due() -> None:
+    job, now = hourly(timeout=HOUR), at("2026-03-05T09:00")
+    far, near = State(done=at("2027-01-01")), State(done=at("2026-03-05T15:00"))
+    assert plan.due_by(job, far, now=now) == START + 2 * HOUR + plan.GRACE
+    assert plan.due_by(job, near, now=now) == now + 2 * HOUR + plan.GRACE
+    state.save((job,), {job.name: near}, now=now)
+    shown = status.read()["schedule"]["jobs"][job.name]["due_by"]
+    assert datetime.fromisoformat(shown) == now + 2 * HOUR + plan.GRACE, "what monitors read"
 
 
 def test_a_failed_slot_is_tried_again_later_and_given_up_after_three() -> None:
@@ -456,6 +505,20 @@ def test_a_job_forgets_by_its_own_policy_and_leaves_the_snapshots_of_others(
         assert told.outcome is Outcome.DONE and not told.problems
         clock.sleep(DAY)
     assert repo.sequences() == [1, 4, 5]
+
+
+def test_a_night_that_missed_a_part_of_the_source_ages_no_other_night_out(
+    repo: Repository, clock: SimClock, some_files: Path
+) -> None:
+    for _ in range(3):
+        run_files([some_files], [repo], clock, random.Random(1), Silent(), label="nightly")
+        clock.sleep(DAY)
+    job = nightly(files=(str(some_files), CHANGES), keep={"last": 1})
+    assert doing(job, [repo], clock).outcome is Outcome.INCOMPLETE
+    assert repo.sequences() == [1, 2, 3, 4]
+    whole = replace(job, files=(str(some_files),))
+    assert doing(whole, [repo], clock).outcome is Outcome.DONE
+    assert repo.sequences() == [5], "and the whole one makes good what was left"
 
 
 def test_a_slot_that_another_host_is_at_is_busy_and_nothing_is_read(

@@ -14,23 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from temporalio.client import Client, ScheduleOverlapPolicy, WorkflowExecutionStatus
+from temporalio.client import (
+    Client,
+    ScheduleOverlapPolicy,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+)
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from backup.keys import Kdf
 from backup.reader import Reader
 from backup.repository import Repository, create_repository
 from backup.restore import restore_files
-from backup.schedule import state, temporal
+from backup.schedule import model, state, temporal
 from backup.schedule.model import Job
 from backup.schedule.slot import FACT
 from backup.schedule.workflow import NAME
 from infra.objectstore.directory import DirectoryStore
-from zaibei.kernel.clock import SystemClock
+from zaibei.kernel.clock import SimClock, SystemClock
 from zaibei.kernel.errors import Unreachable, Usage
 from zaibei.kernel.progress import Silent
 
 SERVER = Path(sys.executable).parent / "temporal"
 SIZE = 64 << 20
+CHANGES = Path("/proc/version")  # its size is said to be 0 and is not: never read as it was
 
 
 def free_port() -> int:
@@ -186,6 +194,62 @@ def test_a_worker_lost_in_the_middle_of_a_backup_is_followed_by_another_and_one_
         restore_files(reader, made, tmp_path / "back", progress=Silent())
     for tile in source.iterdir():
         assert (tmp_path / "back" / "geo" / tile.name).read_bytes() == tile.read_bytes()
+
+
+@pytest.mark.integration
+def test_a_backup_with_a_part_missing_is_a_failed_workflow_after_one_attempt(
+    server: str, workers: Callable[[], "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    repo = published(server, "holed", tmp_path, CHANGES)
+
+    async def ended_as() -> WorkflowFailureError | None:
+        client = await Client.connect(server)
+        found = [w async for w in client.list_workflows(f'WorkflowType="{NAME}"')]
+        (mine,) = [w for w in found if w.id.startswith("zaibei-backup-holed")] or (None,)
+        if mine is None or mine.status is WorkflowExecutionStatus.RUNNING:
+            return None
+        try:
+            await client.get_workflow_handle(mine.id).result()
+        except WorkflowFailureError as failed:
+            return failed
+        raise AssertionError("it counts as a backup")
+
+    workers()
+    asyncio.run(_trigger(server, "holed"))
+    failed = until(lambda: asyncio.run(ended_as()), what="the workflow ends", step_s=0.3)
+    why = failed.cause.cause
+    assert isinstance(why, ApplicationError)
+    assert (why.type, why.non_retryable) == ("Incomplete", True)
+    assert "'version': changed while it was read" in why.message
+    assert why.details[0]["snapshots"] == {repo.name: 1}, "what there is can be found"
+    (made,) = repo.snapshots()
+    assert made.content.facts[FACT]["token"] == 1, "nobody tried it again"
+
+
+def test_an_incomplete_slot_raises_what_temporal_does_not_retry_and_a_whole_one_is_an_answer(
+    make: Callable[..., Repository], clock: SimClock, some_files: Path
+) -> None:
+    repos = [make("site-b"), make("site-c")]
+
+    def nobody() -> tuple[str, str]:
+        raise AssertionError("a job of files asks for no database")
+
+    doing = temporal.Activities(lambda _: (repos, []), nobody, clock).backup_slot
+
+    def slot(hour: int, *files: Path) -> Any:
+        job = Job(
+            name="nightly",
+            created=datetime(2026, 1, 1, tzinfo=UTC),
+            files=tuple(map(str, files)),
+            every=timedelta(days=1),
+        )
+        at = datetime(2026, 1, 1, hour, tzinfo=UTC).isoformat()
+        return ActivityEnvironment().run(doing, model.to_json(job), at)
+
+    with pytest.raises(ApplicationError) as holed:
+        slot(1, some_files, CHANGES)
+    assert (holed.value.type, holed.value.non_retryable) == ("Incomplete", True)
+    assert slot(2, some_files)["outcome"] == "done"
 
 
 @pytest.mark.integration

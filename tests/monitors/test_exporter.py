@@ -19,6 +19,7 @@ from monitors.check import check, of_alert
 from monitors.exporter import families, page, serve
 from monitors.metrics import BY_NAME, Sample, Where, sample
 from monitors.probes.postgres import Member
+from monitors.probes.records import BackupRecord, VaultRecord
 from monitors.reading import Answer, Unknown
 from monitors.rules import all_rules
 from monitors.survey import Survey, questions, samples, survey
@@ -136,6 +137,25 @@ def test_a_stack_of_which_nothing_answers_gives_no_value_at_all(
     assert of_alert(found, "NoWriter", frozenset({"NoWriter"})).unknown == ("NoWriter",)
     with pytest.raises(Usage):
         of_alert(found, "NoSuchAlert", frozenset({"NoWriter"}))
+
+
+def test_a_vault_that_was_never_rehearsed_is_seen_and_the_one_beside_it_is_quiet(
+    tmp_path: Path,
+) -> None:
+    def vault(restored: timedelta | None) -> VaultRecord:
+        return VaultRecord(last_success=timedelta(0), last_restored=restored, anomalous=None)
+
+    record = BackupRecord(
+        vaults={"site-b": vault(None), "site-c": vault(timedelta(days=1))},
+        wal_age=None,
+        wal_gaps=None,
+        overdue=None,
+    )
+    answer = Answer(probe="backup_record", site="", took=timedelta(0), value=record)
+    made = samples([answer], access=_access(tmp_path), bounds=_bounds(), now=NOW)
+    found = check(all_rules(), Survey(at=NOW, samples=tuple(made), silences=()))
+    fired = [(f.alert, f.labels["vault"]) for f in found.firing if f.alert.startswith("Restore")]
+    assert fired == [("RestoreNeverRehearsed", "site-b")]
 
 
 def test_a_site_alone_is_judged_by_its_own_samples() -> None:

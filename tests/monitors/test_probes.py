@@ -319,6 +319,31 @@ def test_backup_facts_are_read_as_the_backup_job_writes_them(
     assert told.vaults["site-b"].anomalous is None and told.overdue is None, "nobody said"
 
 
+def test_a_rehearsal_of_one_vault_leaves_the_proof_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    file = tmp_path / "backup" / "status.json"
+    for site, days in (("site-b", 9), ("site-c", 2)):
+        at = NOW - timedelta(days=days)
+        status.restore_verified(f"{site}/zaibei-vault", sequence=7, at=at, took_s=9.0)
+    told = records.backups(file, vaults=["site-a", "site-b", "site-c"], now=NOW)
+    ages = {v: one.last_restored for v, one in told.vaults.items()}
+    assert ages == {"site-a": None, "site-b": timedelta(days=9), "site-c": timedelta(days=2)}
+    assert told.vaults["site-b"].last_success is None, "a restore is not a backup"
+
+
+def test_a_proof_from_before_there_was_one_a_vault_counts_for_the_vault_it_names(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "status.json"
+    old = {"vault": "site-b/zaibei-vault", "snapshot": 7, "at": _at(days=3), "took_s": 9.0}
+    file.write_text(json.dumps({"format": 1, "vaults": {}, "verified_restore": old}))
+    told = records.backups(file, vaults=["site-b", "site-c"], now=NOW)
+    assert told.vaults["site-b"].last_restored == timedelta(days=3)
+    assert told.vaults["site-c"].last_restored is None
+
+
 def test_what_the_guard_and_the_schedule_wrote_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +381,8 @@ def test_what_the_guard_and_the_schedule_wrote_is_counted(
         '{"format": 2, "vaults": {}}',
         '{"format": 1, "vaults": []}',
         '{"format": 1, "vaults": {"site-b": 3}}',
+        '{"format": 1, "vaults": {"site-b": {"verified_restore": 3}}}',
+        '{"format": 1, "vaults": {"site-b": {"verified_restore": {"at": "2026-01-03T00:00:00Z"}}}}',
         '{"format": 1, "vaults": {}, "wal": {"lag_s": -1}}',
         '{"format": 1, "vaults": {}, "wal": {"at": "yesterday"}}',
         '{"format": 1, "vaults": {}, "wal": {"at": "2026-01-01T00:00:00"}}',

@@ -132,7 +132,7 @@ def status(json: Json = False) -> None:
         shown: list[dict[str, Any]] = []
         for one in state.jobs():
             at = states.get(one.name, plan.State())
-            by = plan.due_by(one, at)
+            by = plan.due_by(one, at, now=now)
             shown.append(
                 {
                     "job": one.name,
