@@ -4,7 +4,7 @@ Each table is written anew afterwards: an UPDATE leaves the old row in its page,
 wrong is raised, and then the room is never opened.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,7 @@ from backup.mask import survivors as proof
 from backup.mask.authorise import Authorisation
 from backup.mask.forms import Forms, Found, fold
 from backup.mask.policy import CATALOGUE, RULES, Column, Decision, Rule, Treatment, decide
+from backup.mask.settle import DsnFor, forget_the_log, settle
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 
@@ -31,24 +32,13 @@ _SETTINGS = (
     b"SET statement_timeout = 0",
 )
 _COLUMNS = """
-SELECT n.nspname, c.relname, a.attname, t.typcategory::text, format_type(a.atttypid, NULL)
+SELECT n.nspname, c.relname, a.attname, t.typcategory::text, format_type(a.atttypid, a.atttypmod)
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
 ORDER BY n.nspname, c.relname, a.attnum
 """
-_FOREIGN_KEYS = """
-SELECT conname, conrelid::regclass::text, confrelid::regclass::text,
-  (SELECT array_agg(a.attname ORDER BY k.n) FROM unnest(conkey) WITH ORDINALITY k(num, n)
-   JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = k.num),
-  (SELECT array_agg(a.attname ORDER BY k.n) FROM unnest(confkey) WITH ORDINALITY k(num, n)
-   JOIN pg_attribute a ON a.attrelid = confrelid AND a.attnum = k.num),
-  (SELECT array_agg(relnamespace::regnamespace::text || '.' || relname) FROM pg_class
-   WHERE oid IN (conrelid, confrelid))
-FROM pg_constraint WHERE contype = 'f' AND convalidated
-"""
-DsnFor = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +96,9 @@ def mask_room(dsn: DsnFor, masking: Masking, *, directory: Path, progress: Progr
         rows[where] = _table(dsn, where, rules, forms)
         progress.done(n, len(tables), unit="tables")
     for name in names:
-        _settled(dsn, name, masking.released)
-    _forget_the_log(dsn)
-    left, searched = _search(dsn, decision, masking.released, originals, progress)
+        settle(dsn, name, masking.released)
+    forget_the_log(dsn)
+    left, searched = _search(dsn, names, masking.released, originals, progress)
     if not masking.released:
         progress.step("searching every file")
         left += proof.in_files(directory, originals)
@@ -116,7 +106,8 @@ def mask_room(dsn: DsnFor, masking: Masking, *, directory: Path, progress: Progr
         told = "; ".join(f"{s.count} × {s.kind} in {s.where}" for s in left[:_TOLD])
         raise Damage(
             f"masking left originals: {told}: the room is closed",
-            hint="classify the columns that hold them: --mask-rules FILE",
+            hint="classify the columns that hold them: --mask-rules FILE; a view or a parent of a table in plain"
+            " needs leave of its own",
         )
     return Masked(
         rows=rows,
@@ -254,7 +245,7 @@ def _table(dsn: DsnFor, where: str, rules: Mapping[str, Rule], forms: Forms) -> 
             if done.rowcount != count:
                 raise Damage(f"masking {where}: {done.rowcount} rows of {count}")
         with psycopg.connect(dsn(database), autocommit=True) as connection:
-            connection.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(name))
+            connection.execute(sql.SQL("VACUUM (FULL) {}").format(name))
     except psycopg.Error as bad:
         # The server's detail line quotes the row: only its first line may leave the room.
         raise Refused(
@@ -299,79 +290,31 @@ def _masked(
             raise AssertionError("what stays as it is is not written")
 
 
-def _settled(dsn: DsnFor, database: str, released: Sequence[str]) -> None:
-    """Views that keep rows are filled again; every foreign key holds, but between a table in plain and a
-    masked one, where none can; old statistics are gone from disk."""
-    with psycopg.connect(dsn(database), autocommit=True) as connection:
-        for schema, view in connection.execute(
-            "SELECT schemaname, matviewname FROM pg_matviews WHERE ispopulated"
-        ).fetchall():
-            try:
-                connection.execute(
-                    sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(schema, view))
-                )
-            except psycopg.Error as bad:
-                raise Refused(
-                    f"{database}.{schema}.{view} keeps rows and cannot be filled again:"
-                    f" {str(bad).partition(chr(10))[0]}"
-                ) from None
-        for name, table, other, here, there, ends in connection.execute(_FOREIGN_KEYS).fetchall():
-            plain = {any(fnmatchcase(f"{database}.{e}", r) for r in released) for e in ends}
-            if len(plain) > 1:
-                continue
-            both = sql.SQL(" AND ").join(
-                sql.SQL("o.{} = t.{}").format(sql.Identifier(b), sql.Identifier(a))
-                for a, b in zip(here, there, strict=True)
-            )
-            filled = sql.SQL(" AND ").join(
-                sql.SQL("t.{} IS NOT NULL").format(sql.Identifier(a)) for a in here
-            )
-            row = connection.execute(
-                # Both names come from regclass, which quotes them.
-                sql.SQL(
-                    "SELECT EXISTS (SELECT FROM {} t WHERE {} AND NOT EXISTS (SELECT FROM {} o WHERE {}))"
-                ).format(sql.SQL(table), filled, sql.SQL(other), both)
-            ).fetchone()
-            if row is None or row[0]:
-                raise Damage(f"masking broke {name} of {database}.{table}")
-        connection.execute("VACUUM (FULL, ANALYZE) pg_catalog.pg_statistic")
-        connection.execute("VACUUM (FULL, ANALYZE) pg_catalog.pg_statistic_ext_data")
-
-
-def _forget_the_log(dsn: DsnFor) -> None:
-    """A log that nothing needs is removed at a checkpoint; the first one also lets go of old files."""
-    with psycopg.connect(dsn("postgres"), autocommit=True) as connection:
-        connection.execute("CHECKPOINT")
-        connection.execute("SELECT pg_switch_wal()")
-        connection.execute("CHECKPOINT")
-
-
 def _search(
     dsn: DsnFor,
-    decision: Decision,
+    names: Sequence[str],
     released: Sequence[str],
     originals: proof.Originals,
     progress: Progress,
 ) -> tuple[list[proof.Survivor], int]:
-    """Every table but those that were released, and what the planner remembers of them."""
-    by_database: dict[str, dict[tuple[str, str], None]] = {}
-    for column in decision.treated:
-        if not any(fnmatchcase(column.where, r) for r in released):
-            by_database.setdefault(column.database, {})[column.schema, column.table] = None
+    """Everything that has rows but what was released, and what the planner remembers of it. Not only what was
+    treated: what no rule names is where something is left."""
     left: list[proof.Survivor] = []
     searched = 0
-    for database, tables in by_database.items():
+    for database in names:
         with psycopg.connect(dsn(database)) as connection:
-            for schema, table in tables:
-                where = f"{database}.{schema}.{table}"
+            oids = []
+            for relation in proof.relations(connection):
+                where = f"{database}.{relation.schema}.{relation.name}"
+                if any(fnmatchcase(where, r) for r in released):
+                    continue
                 progress.step(f"searching {where}")
-                left += proof.survivors(
-                    proof.rows(connection, schema, table), originals, where=where
-                )
+                rows = proof.rows(connection, relation.schema, relation.name)
+                left += proof.survivors(rows, originals, where=where)
+                oids.append(relation.oid)
                 searched += 1
-            names = [f"{schema}.{table}" for schema, table in tables]
             left += proof.survivors(
-                proof.statistics(connection, names), originals, where=f"statistics of {database}"
+                proof.statistics(connection, oids), originals, where=f"statistics of {database}"
             )
     return left, searched
 

@@ -8,12 +8,14 @@ from every original, and the proof that none survived needs no exceptions.
 import re
 import unicodedata
 from calendar import isleap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from typing import Final
 
+from backup.mask.letters import HAN, is_han, stand_ins
+from backup.mask.region import region
 from backup.mask.shuffle import number, permute, stream
 from infra.data.numbers import (
     credit_check,
@@ -36,19 +38,15 @@ _CLASSES = tuple(
 )
 _SURNAMES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥某佚匿隐虚拟"
 _COMPOUND = ("欧阳", "司马", "上官", "诸葛", "东方", "皇甫", "尉迟", "公孙", "慕容", "令狐", "长孙", "宇文", "司徒", "夏侯")  # fmt: skip
-_GIVEN = (
-    "一二三四五六七八九十百千万东西南北中春夏秋冬山川河海云月星辰松竹梅兰金木水火土石玉林泉风雨雪霜"
-)
 _ROADS = "甲乙丙丁戊己庚辛壬癸"
 _UNITS = frozenset("路街巷道弄号室栋幢座楼层单元组村屯")
-_REGION = re.compile(r"^(.*(?:[省市区县旗盟州镇乡]|街道|\d{6}))?(.*)$", re.DOTALL)
 _MOBILE = re.compile(r"(?:86)?(1[3-9]\d{9})")
+# With something after it, whatever it is; without, only what is one: 010, 02x, and four digits.
+_AREA_CODE = re.compile(r"[^0-9]{0,2}(0[0-9]{2,3})[^0-9]|(010|02[0-9]|0[3-9][0-9]{2})[0-9]{7}")
+_NOTHING: Final[frozenset[str]] = frozenset()
+_SAID_OF_A_LINE = frozenset("电话手机号码转分总内线座传真固移动住宅办公室")
 _NATIONAL_DIGITS = 11
 _LUHN_NINE = 9
-
-
-def is_han(c: str) -> bool:
-    return "\u3400" <= c <= "\u9fff" or "\U00020000" <= c <= "\U0003ffff"
 
 
 def fold(text: str) -> str:
@@ -195,9 +193,9 @@ class Forms:
             if n == 0 and is_han(c):
                 out.append(self._pick(self._pool, "surname", surname))
             elif is_han(c) and n < len(surname):
-                out.append(self._pick(_GIVEN, "surname", surname, n))
+                out.append(self._pick(HAN, "surname", surname, n))
             elif is_han(c):
-                out.append(self._pick(_GIVEN, "given", value, n))
+                out.append(self._pick(HAN, "given", value, n))
             else:
                 out.append(self._letter(c, "name", value, n))
         return "".join(out)
@@ -212,29 +210,31 @@ class Forms:
             new = f"1{made % 3}{made // 3 % 10**9:09d}"
             fresh = iter(digits[: len(digits) - _NATIONAL_DIGITS] + new)
         else:
-            head = value.partition("-")[0] if value.startswith("0") and "-" in value else ""
+            code = _AREA_CODE.match(value)
+            head = (code[1] or code[2]) if code else ""
             rest = len(digits) - len(head)
             made = number(self._key, "line", digits)
             # No subscriber's number begins with 1 after the area code.
             tail = f"1{made % 10 ** max(0, rest - 1):0{max(0, rest - 1)}d}"[:rest]
             fresh = iter(head + tail)
-        return "".join(next(fresh) if c.isascii() and c.isdigit() else c for c in value)
+        return self._filled(value, fresh, stays=_SAID_OF_A_LINE)
 
     def address(self, value: str) -> str:
         """Up to the district as it was, as the number's own area is told elsewhere; road and door are others."""
-        found = _REGION.match(value)
-        assert found is not None, "the pattern matches everything"
-        region, rest = found[1] or "", found[2]
+        kept = region(value)
+        rest = value[len(kept) :]
         out = []
         for n, c in enumerate(rest):
-            if is_han(c) and c not in _UNITS:
-                out.append(self._pick(_ROADS, "road", value, n))
+            if c in _UNITS:
+                out.append(c)
+            elif is_han(c):
+                out.append(self._pick(_ROADS.replace(c, ""), "road", value, n))
             elif c.isascii() and c.isdigit():
                 # No zero: the first digit of a door stays a first digit.
-                out.append(self._pick("123456789", "door", value, n))
+                out.append(self._pick("123456789".replace(c, ""), "door", value, n))
             else:
                 out.append(self._letter(c, "address", value, n))
-        return region + "".join(out)
+        return kept + "".join(out)
 
     def bank_card(self, value: str) -> str:
         """As long, right by Luhn, of an issuer (9…) that issues no cards for paying."""
@@ -244,12 +244,12 @@ class Forms:
         rest = len(digits) - 2
         made = number(self._key, "card", "".join(digits))
         body = "9" + (f"{made % 10**rest:0{rest}d}" if rest else "")
-        fresh = iter(body + luhn(body))
-        return "".join(next(fresh) if c.isascii() and c.isdigit() else c for c in value)
+        return self._filled(value, iter(body + luhn(body)))
 
     def plate(self, value: str) -> str:
         """Province and office stay, the serial moves."""
-        return value[:2] + self.shape(value[2:])
+        at = 2 if is_han(value[:1]) and value[1:2].isascii() else 0  # a name here is no province
+        return value[:at] + self.shape(value[at:])
 
     def email(self, value: str) -> str:
         local, at, _ = value.partition("@")
@@ -278,15 +278,27 @@ class Forms:
         for x, kind in zip(reversed(value), reversed(kinds), strict=True):
             if kind is None:
                 # Han has no small alphabet to move in; a shape that kept it would keep a name.
-                out.append(self._pick(_GIVEN, "shape", value, len(out)) if is_han(x) else x)
+                # Nor has a letter of another script.
+                out.append(self._letter(x, "shape", value, len(out)))
             else:
                 place, digit = divmod(place, len(kind[0]))
                 out.append(kind[0][digit])
         return "".join(reversed(out))
 
+    def _filled(self, value: str, fresh: Iterator[str], *, stays: frozenset[str] = _NOTHING) -> str:
+        """Its digits are `fresh` ones. Whose number it is may stand beside it."""
+        return "".join(
+            next(fresh)
+            if c.isascii() and c.isdigit()
+            else c
+            if c in stays
+            else self._letter(c, "beside", value, n)
+            for n, c in enumerate(value)
+        )
+
     def _letter(self, c: str, *of: object) -> str:
-        kind = next((alphabet for alphabet, values in _CLASSES if c in values), None)
-        return c if kind is None else self._pick(kind, *of)
+        others = stand_ins(c)
+        return self._pick(others, *of) if others else c
 
     def _pick(self, alphabet: "str | list[str]", *of: object) -> str:
         return alphabet[number(self._key, *of) % len(alphabet)]

@@ -4,6 +4,7 @@ Grades come from the database's own catalogue: a table that is said to hold pers
 of its columns that could hold it, and a table that the catalogue does not know is treated as if it did.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,9 +14,17 @@ from typing import Any, Final
 from zaibei.kernel.errors import Usage
 
 CATALOGUE: Final = "zaibei_catalogue"
-_HARMLESS = frozenset(
-    "NBDTER"
-)  # PostgreSQL's type categories: numbers, booleans, times, enums, ranges
+_HARMLESS = frozenset("BET")  # PostgreSQL's type categories: booleans, enums, intervals
+# Of numbers, times and ranges those too narrow for a telephone's eleven digits or a date. Named one by one: a domain
+# over bigint has a name of its own, and is not harmless because nobody has heard of it.
+_NARROW = frozenset(
+    (
+        *("smallint", "integer", "real", "oid", "int4range", "int4multirange"),
+        *("time without time zone", "time with time zone"),
+    )
+)
+_TELEPHONE_DIGITS = 11
+_NUMERIC = re.compile(r"numeric\(([0-9]+),(-?[0-9]+)\)")
 
 
 class Treatment(StrEnum):
@@ -52,7 +61,7 @@ class Column:
     table: str
     name: str
     category: str  # of its type, PostgreSQL's letter
-    type: str
+    type: str  # with its precision: numeric(9,6)
     personal: bool | None  # its table, by the catalogue; None: not in it
 
     @property
@@ -106,6 +115,9 @@ RULES: Final = (
     *_rules(Treatment.PLAIN, "population.*.family_relation.relation"),
     # A register that is public by law; its people are masked by their own columns.
     *_rules(Treatment.PLAIN, "legal_entity.*.entity.*", "legal_entity.*.officer.position"),
+    # Households are numbered through; what was paid and when a code was computed names nobody.
+    *_rules(Treatment.PLAIN, "population.*.household.id", "population.*.person.household_id"),
+    *_rules(Treatment.PLAIN, "economy.*.insurance_payment.amount_fen"),
     *_rules(Treatment.PLAIN, *(f"geospatial.*.parcel.{c}" for c in ("id", "outline", "image_key"))),
     # The health code's own numbers of persons: who they are stands in person_code alone.
     *_rules(
@@ -113,9 +125,20 @@ RULES: Final = (
         *(f"health_code.*.{c}" for c in ("person_id", "colour", "reason", "tube", "result")),
         *(f"health_code.*.sample_registration.{c}" for c in ("idempotency_key", "station")),
         *("health_code.*.sample_registration.payload_sha256", "health_code.*.venue_id"),
+        *(f"health_code.*.code_state.{c}" for c in ("computed_at", "valid_until")),
+        *("health_code.*.test_result.sampled_at", "health_code.*.scan_event.scanned_at"),
+        "health_code.*.sample_registration.registered_at",
     ),
     *_rules(Treatment.PLAIN, f"*.{CATALOGUE}.*"),
 )
+
+
+def _harmless(column: Column) -> bool:
+    """No telephone, no identity number and no date fits into it."""
+    kind = re.sub(r"^(time)\([0-9]+\)", r"\1", column.type)
+    if (numeric := _NUMERIC.fullmatch(kind)) is not None:
+        return int(numeric[1]) - int(numeric[2]) < _TELEPHONE_DIGITS
+    return column.category in _HARMLESS or kind in _NARROW
 
 
 def decide(
@@ -130,8 +153,7 @@ def decide(
         rule = next((r for r in rules if r.fits(column)), None)
         if rule is None:
             # Grade and catalogue speak: not personal. Or a kind of value that names nobody.
-            harmless = column.personal is False or column.category in _HARMLESS
-            if not harmless:
+            if column.personal is not False and not _harmless(column):
                 unclassified.append(column)
                 continue
             rule = Rule(pattern=column.path, treat=Treatment.PLAIN)

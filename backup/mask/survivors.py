@@ -16,7 +16,8 @@ import numpy.typing as npt
 import psycopg
 from psycopg import sql
 
-from backup.mask.forms import fold, is_han, mobile
+from backup.mask.forms import fold, mobile
+from backup.mask.letters import is_han
 
 _BATCH = 100_000
 _NAME_MAX = 6
@@ -27,6 +28,28 @@ _WINDOW = 4 << 20
 _OVERLAP = 64
 _MOBILE = 11
 _HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]+(?:·[\u3400-\u9fff]+)*")
+
+_RELATIONS: Final = """
+SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'p') AND c.relispopulated
+AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg_toast%'
+ORDER BY n.nspname, c.relname
+"""
+_STATISTICS: Final = (
+    (
+        "SELECT s.stavalues1::text, s.stavalues2::text, s.stavalues3::text, s.stavalues4::text, s.stavalues5::text"
+        " FROM pg_statistic s LEFT JOIN pg_index i ON i.indexrelid = s.starelid"
+        " WHERE coalesce(i.indrelid, s.starelid) = ANY({}{})"
+    ),
+    (
+        "SELECT m.values::text FROM pg_statistic_ext e JOIN pg_statistic_ext_data d ON d.stxoid = e.oid,"
+        " pg_mcv_list_items(d.stxdmcv) m WHERE e.stxrelid = ANY({}{})"
+    ),
+    (
+        "SELECT d.stxdexpr::text FROM pg_statistic_ext e JOIN pg_statistic_ext_data d ON d.stxoid = e.oid"
+        " WHERE e.stxrelid = ANY({}{})"
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +130,9 @@ def survivors(texts: Iterable[str], originals: Originals, *, where: str) -> list
 
 
 def rows(connection: psycopg.Connection, schema: str, table: str) -> Iterator[str]:
-    """Each row as PostgreSQL writes it whole, so that no type and no nesting is left out."""
-    query = sql.SQL("COPY (SELECT t::text FROM {} t) TO STDOUT").format(
+    """Each row as PostgreSQL writes it whole, so that no type and no nesting is left out. Its own rows: those of
+    its partitions are asked for by their own names, as leave is given."""
+    query = sql.SQL("COPY (SELECT t::text FROM ONLY {} t) TO STDOUT").format(
         sql.Identifier(schema, table)
     )
     with connection.cursor() as cursor, cursor.copy(query) as copy:
@@ -116,16 +140,33 @@ def rows(connection: psycopg.Connection, schema: str, table: str) -> Iterator[st
             yield text or ""
 
 
-def statistics(connection: psycopg.Connection, tables: list[str]) -> Iterator[str]:
-    """The planner keeps samples of what it saw. `tables`: `schema.table` of those that may hold nothing."""
-    query = sql.SQL(
-        "COPY (SELECT s.stavalues1::text, s.stavalues2::text, s.stavalues3::text, s.stavalues4::text,"
-        " s.stavalues5::text FROM pg_statistic s JOIN pg_class c ON c.oid = s.starelid"
-        " WHERE c.relnamespace::regnamespace::text || '.' || c.relname = ANY({})) TO STDOUT"
-    ).format(sql.Literal(tables))
-    with connection.cursor() as cursor, cursor.copy(query) as copy:
-        for values in copy.rows():
-            yield "\n".join(v for v in values if v)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """Of a database, what may hold rows or samples of them."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+def relations(connection: psycopg.Connection) -> list[Relation]:
+    """Tables, materialized views and partitioned parents: a view keeps rows and a parent keeps samples of its
+    partitions' rows, though no rule names either."""
+    return [
+        Relation(oid=oid, schema=schema, name=name)
+        for oid, schema, name in connection.execute(_RELATIONS).fetchall()
+    ]
+
+
+def statistics(connection: psycopg.Connection, oids: list[int]) -> Iterator[str]:
+    """The planner keeps samples of what it saw: of columns, of what an index computes, of several columns together."""
+    for query in _STATISTICS:
+        copy_out = sql.SQL("COPY ({}) TO STDOUT").format(
+            sql.SQL(query).format(sql.Literal(oids), sql.SQL("::oid[]"))
+        )
+        with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+            for values in copy.rows():
+                yield "\n".join(v for v in values if v)
 
 
 def in_files(directory: Path, originals: Originals) -> list[Survivor]:

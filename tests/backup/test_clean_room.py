@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from backup.job import run_postgres
 from backup.mask import authorise
+from backup.mask import survivors as proof
 from backup.mask.apply import Masking, mask_room
 from backup.mask.policy import RULES, Rule, Treatment
 from backup.repository import Repository
@@ -178,3 +179,115 @@ def test_leave_for_one_table_shows_it_and_never_a_biometric(
         assert not set(relatives) & set(column(room.dsn("population"), PERSONS)), (
             "leave is for one table; the others are masked"
         )
+
+
+WHO, TEL = "欧阳明", "13812345678"
+CLIENT = Masking(
+    key=KEY,
+    rules=(
+        Rule(pattern="*.client*.tel", treat=Treatment.PHONE),
+        Rule(pattern="*.client*.who", treat=Treatment.NAME),
+        Rule(pattern="*.gone.*", treat=Treatment.PLAIN),
+    ),
+)
+
+
+@pytest.fixture
+def derived() -> Iterator[Loopback]:
+    """Partitions, samples of them in their parent, and views over views."""
+    with postgres() as one:
+        with psycopg.connect(one.dsn("postgres", user="postgres"), autocommit=True) as connection:
+            for statement in (
+                b"CREATE TABLE client (who text, tel text, n integer) PARTITION BY HASH (n)",
+                b"CREATE TABLE client_0 PARTITION OF client FOR VALUES WITH (MODULUS 2, REMAINDER 0)",
+                b"CREATE TABLE client_1 PARTITION OF client FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+                f"INSERT INTO client SELECT '{WHO}', '{TEL}', n FROM generate_series(1, 50) n".encode(),
+                b"CREATE STATISTICS both_known (mcv) ON who, tel FROM client",
+                b"CREATE INDEX ON client ((tel || '/'))",
+                b"CREATE TABLE gone AS SELECT who, tel FROM client",
+            ):
+                connection.execute(statement)
+        yield one
+
+
+def run_all(server: Loopback, *statements: str) -> None:
+    with psycopg.connect(server.dsn("postgres", user="postgres"), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def mask_derived(server: Loopback, directory: Path) -> None:
+    mask_room(
+        lambda database="postgres": server.dsn(database, user="postgres"),
+        CLIENT, directory=directory, progress=Silent(),
+    )  # fmt: skip
+
+
+def sampled(server: Loopback) -> str:
+    dsn = server.dsn("postgres", user="postgres")
+    stats = "coalesce(most_common_vals::text, '') || coalesce(histogram_bounds::text, '')"
+    out = column(dsn, f"SELECT {stats} FROM pg_stats WHERE schemaname = 'public'")
+    out += column(dsn, "SELECT most_common_vals::text FROM pg_stats_ext")
+    return " ".join(v for v in out if v)
+
+
+def test_a_view_over_a_view_and_the_samples_of_a_parent_keep_nobody(
+    derived: Loopback, directory: Path
+) -> None:
+    run_all(
+        derived,
+        "CREATE MATERIALIZED VIEW first AS SELECT who, tel FROM client",
+        "CREATE VIEW between AS SELECT who || '' AS who, tel FROM first",
+        "CREATE MATERIALIZED VIEW a_second AS SELECT who, tel FROM between",
+        "CREATE MATERIALIZED VIEW a_first AS SELECT who, tel FROM a_second",
+        "CREATE MATERIALIZED VIEW unfilled AS SELECT who, tel FROM client",
+        # By now the one that comes first of all stands last in the catalogue.
+        "REFRESH MATERIALIZED VIEW a_second",
+        "REFRESH MATERIALIZED VIEW first",
+        "ANALYZE",
+        "REFRESH MATERIALIZED VIEW unfilled WITH NO DATA",
+        "DELETE FROM gone",
+    )
+    assert TEL in sampled(derived) and WHO in sampled(derived), "there was something to lose"
+
+    mask_derived(derived, directory)
+
+    dsn = derived.dsn("postgres", user="postgres")
+    for view in ("first", "a_second", "a_first"):
+        assert column(dsn, f"SELECT DISTINCT who FROM {view}") == column(
+            dsn, "SELECT DISTINCT who FROM client"
+        )
+        assert WHO not in column(dsn, f"SELECT who FROM {view}"), view
+        assert TEL not in column(dsn, f"SELECT tel FROM {view}"), view
+    assert TEL not in sampled(derived) and WHO not in sampled(derived)
+    assert "10" in sampled(derived) or "11" in sampled(derived) or "12" in sampled(derived), "anew"
+
+
+def test_a_view_that_hides_what_it_reads_is_searched_and_keeps_the_room_closed(
+    derived: Loopback, directory: Path
+) -> None:
+    run_all(
+        derived,
+        "CREATE MATERIALIZED VIEW read_by_text AS SELECT who FROM client",
+        "CREATE FUNCTION hidden() RETURNS SETOF text LANGUAGE sql AS 'SELECT who FROM public.read_by_text'",
+        "CREATE MATERIALIZED VIEW a_hiding AS SELECT * FROM hidden() AS who",
+        "DELETE FROM gone",
+    )
+    with pytest.raises(Damage, match=r"name in postgres\.public\.a_hiding.*closed"):
+        mask_derived(derived, directory)
+
+
+def test_samples_are_looked_for_in_views_parents_indexes_and_groups_of_columns(
+    derived: Loopback,
+) -> None:
+    run_all(derived, "CREATE MATERIALIZED VIEW seen AS SELECT who FROM client", "ANALYZE")
+    with psycopg.connect(derived.dsn("postgres", user="postgres")) as connection:
+        there = {r.name: r.oid for r in proof.relations(connection)}
+        assert set(there) == {"client", "client_0", "client_1", "gone", "seen"}
+        assert WHO in " ".join(proof.statistics(connection, [there["seen"]]))
+        of_parent = "\n".join(proof.statistics(connection, [there["client"]]))
+        assert f'{{"{WHO}",{TEL}}}' in of_parent or f"{{{WHO},{TEL}}}" in of_parent, "the group"
+        assert f"{TEL}/" in "\n".join(proof.statistics(connection, [there["client_0"]])), (
+            "the index"
+        )
+        assert TEL not in "\n".join(proof.statistics(connection, []))

@@ -256,10 +256,12 @@ def test_another_statement_of_the_same_signer_is_no_authorisation() -> None:
         authorise.checked(other, held(), repository=b"r", trusted=[pem(OURS)], now=NOW)
 
 
-def col(path: str, *, category: str = "S", personal: bool | None = True) -> Column:
+def col(
+    path: str, *, category: str = "S", personal: bool | None = True, type_: str = "text"
+) -> Column:
     database, schema, table, name = path.split(".")
     return Column(
-        database=database, schema=schema, table=table, name=name, category=category, type="text",
+        database=database, schema=schema, table=table, name=name, category=category, type=type_,
         personal=personal,
     )  # fmt: skip
 
@@ -269,7 +271,7 @@ def test_what_nobody_classified_is_never_let_through() -> None:
         col("crm.public.customer.nickname"),
         col("crm.public.customer.note", personal=None),
         col("crm.public.customer.face_template", category="U"),
-        col("crm.public.customer.visits", category="N"),
+        col("crm.public.customer.visits", category="N", type_="integer"),
         col("crm.public.product.title", personal=False),
         col("crm.public.customer.mobile"),
     ]
@@ -281,6 +283,38 @@ def test_what_nobody_classified_is_never_let_through() -> None:
         "title": Treatment.PLAIN,
         "mobile": Treatment.PHONE,
     }
+
+
+@pytest.mark.parametrize(
+    ("category", "type_"),
+    [
+        ("N", "bigint"), ("N", "numeric"), ("N", "numeric(18,2)"), ("N", "numeric(11,0)"), ("N", "double precision"),
+        ("N", "money"), ("N", "public.telephone"), ("D", "date"), ("D", "timestamp(3) without time zone"),
+        ("D", "timestamp with time zone"), ("R", "daterange"), ("R", "int8range"),
+    ],
+)  # fmt: skip
+def test_a_number_as_wide_as_a_telephones_or_a_date_is_not_harmless_for_being_no_text(
+    category: str, type_: str
+) -> None:
+    there = col("crm.public.customer.contact", category=category, type_=type_)
+    assert decide([there], RULES).unclassified == (there,)
+    assert decide([replace(there, personal=None)], RULES).unclassified
+    assert not decide([replace(there, personal=False)], RULES).unclassified
+    mine = parse([{"column": "crm.*.customer.contact", "treat": "plain"}])
+    assert not decide([there], (*mine, *RULES)).unclassified
+
+
+@pytest.mark.parametrize(
+    ("category", "type_"),
+    [
+        ("N", "smallint"), ("N", "integer"), ("N", "real"), ("N", "numeric(9,6)"), ("N", "numeric(12,2)"),
+        ("B", "boolean"), ("E", "public.colour"), ("D", "time without time zone"),
+        ("D", "time(3) without time zone"), ("R", "int4range"), ("T", "interval day to second"),
+    ],
+)  # fmt: skip
+def test_what_no_telephone_and_no_date_fits_into_needs_no_rule(category: str, type_: str) -> None:
+    there = col("crm.public.customer.order_id", category=category, type_=type_)
+    assert not decide([there], RULES).unclassified
 
 
 def test_leave_for_everything_is_not_leave_for_biometrics() -> None:
