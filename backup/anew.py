@@ -1,18 +1,20 @@
 """The past under the newest root: whatever an older one opens is sealed once more, and then marked as not needed.
 
-May die at any call and be asked again. The ledger of what is done is the vault itself: what `resealed/` and new
-packs hold is done, the rest is not (`progress_of`). Nothing is removed here.
+May die at any call and be asked again. The ledger of what is done is the vault itself: what new packs hold and what
+opens under `resealed/` is done, the rest is not (`progress_of`); so the copies are read on each call. Nothing is
+removed here: a copy that does not open stands in the way of a whole one, and is told until somebody removes it.
 """
 
 import random
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from backup import marks, snapshot, wal
+from backup import copies, marks, resealed, snapshot, wal
 from backup.authority import FIRST_EPOCH
+from backup.copies import Copy
 from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
 from backup.keys import Keyring
 from backup.pack import Builder, key_of, open_blob, read_trailer
@@ -26,7 +28,8 @@ from zaibei.kernel.progress import Progress
 
 @dataclass(slots=True, kw_only=True)
 class Anew:
-    """What one run of `seal_anew` did, and what is left. `problems`: objects that could not be read."""
+    """What one run of `seal_anew` did, and what is left. `problems`: objects that could not be read, and copies that
+    do not open."""
 
     snapshots: int = 0
     wal: int = 0
@@ -71,8 +74,9 @@ def progress_of(repo: Repository) -> Anew:
     """What is left, without doing it: the ledger, read from the vault."""
     out = Anew()
     if repo.keys.epoch > FIRST_EPOCH:
-        out.left += len(_snapshots_left(repo))
-        out.left += sum(1 for _ in _log_left(repo))
+        for prefix in (snapshot.PREFIX, wal.PREFIX):
+            out.left += len(_not_copied(repo, prefix, out))
+        out.left += len(out.problems)
         with closing(repo.catalogue()) as held:
             fresh, old = _by_epoch(repo, held, out)
             out.left += sum(1 for name in old if _lacking(held, name, fresh))
@@ -87,51 +91,79 @@ def put_snapshot(repo: Repository, sequence: int, data: bytes) -> None:
     repo.won(snapshot.resealed_key(repo.keys.epoch, key), again, retain_until=until)
 
 
-def _snapshots_left(repo: Repository) -> list[int]:
-    prefix = snapshot.resealed_key(repo.keys.epoch, "")
-    done = {s.key.removeprefix(prefix) for s in repo.listed(prefix + snapshot.PREFIX)}
-    gone = repo.forgotten()
-    return [
-        s
-        for s in repo.present()
-        if s not in gone and snapshot.key_of(s) not in done and _sealed_before(repo, s)
-    ]
+def _not_copied(repo: Repository, prefix: str, out: Anew) -> list[Stat]:
+    """What only an older root opens, and has no copy nor anything in the place of one. In key order."""
+    originals = {s.key for s in repo.listed(prefix)}
+    taken = set[str]()
+    gone = {snapshot.key_of(s) for s in repo.forgotten()}
+    for one, bad in copies.each(repo, prefix):
+        taken.add(one.of)
+        if bad is not None and one.of not in gone:
+            clear = copies.CLEAR if one.of in originals else copies.HEAL
+            out.problems.append(f"{one.key} is no copy: {bad.message}; {clear}")
+    left: list[Stat] = []
+    for stat in repo.named(prefix):
+        if stat.key in taken or stat.key in gone:
+            continue
+        if prefix == snapshot.PREFIX and not copies.numbered(stat.key):
+            continue  # nobody's: `verify` tells of it
+        try:
+            # Of one that is gone the copy under an older root is what is left.
+            if stat.key not in originals or _sealed_in(repo, stat.key) < repo.keys.epoch:
+                left.append(stat)
+        except Damage as bad:
+            out.problems.append(bad.message)
+    return left
 
 
-def _sealed_before(repo: Repository, sequence: int) -> bool:
-    return snapshot.sealed_in(repo.read(snapshot.key_of(sequence)), sequence) < repo.keys.epoch
+def _sealed_in(repo: Repository, key: str) -> int:
+    if key.startswith(snapshot.PREFIX):
+        return snapshot.sealed_in(repo.read(key), snapshot.sequence_of(key))
+    return epoch_of(_head(repo, key))
 
 
 def _snapshots(repo: Repository, out: Anew) -> None:
-    for sequence in _snapshots_left(repo):
+    for stat in _not_copied(repo, snapshot.PREFIX, out):
         try:
-            data = repo.read(snapshot.key_of(sequence))
-            snapshot.decode(repo.keys, data, sequence=sequence)
-            put_snapshot(repo, sequence, data)
+            _snapshot(repo, stat.key)
+            # Whoever was first is right, when what he wrote opens.
+            copies.open_snapshot(repo, Copy(repo.keys.epoch, stat.key))
             out.snapshots += 1
         except Damage as bad:
             out.problems.append(bad.message)
 
 
-def _log_left(repo: Repository) -> Iterator[Stat]:
-    prefix = snapshot.resealed_key(repo.keys.epoch, "")
-    done = {s.key.removeprefix(prefix) for s in repo.listed(prefix + wal.PREFIX)}
-    for stat in repo.listed(wal.PREFIX):
-        if stat.key not in done and epoch_of(_head(repo, stat.key)) < repo.keys.epoch:
-            yield stat
+def _snapshot(repo: Repository, key: str) -> None:
+    sequence = snapshot.sequence_of(key)
+    try:
+        data = repo.read(key)
+        snapshot.decode(repo.keys, data, sequence=sequence)
+    except Damage as bad:
+        # Gone or retired: what stands for it since an earlier rotation is carried on.
+        found = resealed.find(repo, key)
+        if found is None or resealed.snapshot_of(repo, sequence, bad) is None:
+            raise
+        old = Copy(found[0], key)
+        until = retry(repo.clock, lambda: repo.store.stat(old.key)).retain_until
+        name = snapshot.resealed_key(repo.keys.epoch, key)
+        repo.won(name, copies.carried(repo, old), retain_until=until)
+    else:
+        put_snapshot(repo, sequence, data)
 
 
 def _log(repo: Repository, out: Anew) -> None:
-    for stat in _log_left(repo):
+    for stat in _not_copied(repo, wal.PREFIX, out):
         try:
             plain = repo.opened(Kind.WAL, stat.key)
+            # Asked for each: a listing does not tell locks.
+            was = copies.where(repo, stat.key)
+            one = Copy(repo.keys.epoch, stat.key)
+            sealed = seal_whole(repo.keys, Kind.WAL, one.key, plain)
+            if not repo.won(one.key, sealed, retain_until=was.retain_until if was else None):
+                copies.open_log(repo, one)
+            out.wal += 1
         except Damage as bad:
             out.problems.append(bad.message)
-            continue
-        name = snapshot.resealed_key(repo.keys.epoch, stat.key)
-        sealed = seal_whole(repo.keys, Kind.WAL, name, plain)
-        repo.won(name, sealed, retain_until=stat.retain_until)
-        out.wal += 1
 
 
 def _packs(

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final, TypeVar
 
-from backup import runs, wal
+from backup import runs, snapshot, wal
+from backup.authority import FIRST_EPOCH
 from backup.immutability import ALWAYS, RETAIN_MAX, many
 from backup.pack import key_of
 from backup.reach import IdSet, reachable
@@ -154,7 +155,7 @@ def _held(reader: Reader, one: Snapshot, ends: Ends, progress: Progress) -> Held
     packs = {key_of(p.pack): p.pack for p in reader.catalogue.liveness(ids) if p.live_blobs}
     segments = [f"index/{s}" for s in reader.catalogue.segments_naming(packs.values())]
     always = [k for k in ends if k == CONFIG or k.startswith(ALWAYS)]
-    needed = {k: _known(repo, ends, k) for k in (*packs, *segments, *always, one.key)}
+    needed = {k: _known(repo, ends, k) for k in (*packs, *segments, *always, _key(repo, ends, one))}
 
     def elsewhere(key: str) -> bool:
         return key in packs and _elsewhere(reader, packs[key], ids, needed)
@@ -177,6 +178,12 @@ def asked(one: Snapshot) -> datetime | None:
         return None if told is None else datetime.fromisoformat(told["until"])
     except (KeyError, TypeError, ValueError) as bad:
         raise Damage(f"snapshot {one.sequence}: what it says of its lock cannot be read") from bad
+
+
+def _key(repo: Repository, ends: Ends, one: Snapshot) -> str:
+    """The object that the snapshot is read from: when the original is gone, what a rotation sealed anew."""
+    again = (snapshot.resealed_key(e, one.key) for e in range(repo.keys.epoch, FIRST_EPOCH, -1))
+    return next((k for k in (one.key, *again) if k in ends), one.key)
 
 
 def _known(repo: Repository, ends: Ends, key: str) -> datetime | None:

@@ -5,13 +5,14 @@ the order of writing: snapshot, index, packs, and the mark last, which until the
 Every step may be repeated, and may be the last one. What is locked stays and is told, with the day it unlocks.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup import marks, runs, snapshot, unread, wal
+from backup import copies, marks, runs, snapshot, unread, wal
 from backup.cover import cover, names_in
 from backup.gc import View, looked, still_roots
 from backup.index import Catalogue
@@ -170,7 +171,11 @@ def _old_log(repo: Repository, now: datetime, terms: Terms) -> list[str]:
             now=now,
             grace=terms.grace,
         )
-    return out
+    # With what a rotation sealed anew, and that first: left alone it would stand for the original for ever.
+    again: dict[str, list[str]] = defaultdict(list)
+    for one in copies.there(repo, wal.PREFIX):
+        again[one.of].append(one.key)
+    return [name for key in out for name in (*again[key], key)]
 
 
 def _forgotten_for_good(repo: Repository, now: datetime, terms: Terms) -> list[str]:

@@ -7,10 +7,10 @@ import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Final
 
 from backup import (
+    copies,
     forgotten,
     heads,
     listings,
@@ -20,6 +20,7 @@ from backup import (
     points,
     runs,
     snapshot,
+    traces,
     wal,
 )
 from backup.ahead import ahead
@@ -29,7 +30,8 @@ from backup.index import Catalogue
 from backup.ledger import Ledger
 from backup.pack import check_blobs, check_name, key_of
 from backup.reader import Reader
-from backup.repository import CONFIG, Repository, access, read_config, retry
+from backup.repository import CONFIG, Repository, access, read_config
+from backup.schedule import lease
 from backup.snapshot import Snapshot
 from backup.unneeded import Unneeded
 from infra.objectstore.contract import NotThere, Stat
@@ -44,7 +46,7 @@ _PACKS = "packs/"
 # What a repository may hold beside what is checked here by name.
 _KNOWN = (
     CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
-    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, "resealed/", "leases/", wal.PREFIX,
+    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, snapshot.RESEALED, lease.PREFIX, wal.PREFIX,
 )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ def verify(
         _wal(repo, out, whole=level is Level.FULL)
         _needed_log(repo, out, chain)
         if level is Level.FULL:
-            _beats(repo, out)
+            traces.check(repo, out)
         if bad:
             listings.who_needs(reader, chain, bad, out, progress)
         took = timedelta(seconds=repo.clock.monotonic() - begun)
@@ -153,15 +155,18 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     with out.collecting(snapshot.PREFIX):
         heads.check(repo, sequences)
     for sequence in sequences:
-        with out.collecting(snapshot.key_of(sequence)):
+        try:
             one = repo.snapshot(sequence)
             chain.append(one)
             links[sequence] = one.link
+        except Damage as bad:
+            copies.told(repo, out, snapshot.key_of(sequence), bad)
     with out.collecting(snapshot.PREFIX):
         check_chain([links[s] for s in sorted(links)], name=repo.name)
     for one in chain:
         with out.collecting(one.key):
             _stands(repo, one, chain, told, present)
+    copies.check_snapshots(repo, out, {one.sequence: one for one in chain}, told)
     out.snapshots = len(chain)
     return chain
 
@@ -207,18 +212,6 @@ def _marked(repo: Repository, out: Report) -> frozenset[str]:
     return frozenset()
 
 
-def _beats(repo: Repository, out: Report) -> None:
-    """Nothing depends on what they hold. A vault that changes them changes other objects too."""
-    for stat in repo.listed(runs.PREFIX):
-        with out.collecting(stat.key, by_content=True):
-            try:
-                sound = retry(repo.clock, partial(repo.store.read, stat.key)) == runs.BODY
-            except NotThere:
-                continue  # swept meanwhile
-            if not sound:
-                raise Damage(f"{repo.name}: {stat.key} has other bytes")
-
-
 def _not_there(repo: Repository, marked: frozenset[str]) -> frozenset[str]:
     if not marked:
         return marked
@@ -244,7 +237,7 @@ def _present(
     for stat in repo.store.list(""):
         name = _pack_name(stat)
         if name is None:
-            if not stat.key.startswith(_KNOWN) or stat.key.startswith(_PACKS):
+            if not _ours(stat.key):
                 top = stat.key.partition("/")[0]
                 strange[top] = strange.get(top, 0) + 1
             continue
@@ -263,6 +256,16 @@ def _present(
         wanted = next(indexed, None)
     for top, count in strange.items():
         out.note(f"{top}: {count} objects that are not of a repository")
+
+
+def _ours(key: str) -> bool:
+    """By its name, and for all but packs."""
+    again = copies.copy_of(key)
+    if key.startswith(snapshot.RESEALED) and again is None:
+        return False
+    of = key if again is None else again.of
+    foreign = of.startswith(snapshot.PREFIX) and not copies.numbered(of)
+    return key.startswith(_KNOWN) and not key.startswith(_PACKS) and not foreign
 
 
 def _pack_name(stat: Stat) -> str | None:
@@ -357,5 +360,9 @@ def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
                 with out.collecting(archive.prefix):
                     raise Damage(f"{repo.name}: system {system}: {gap}")
             for item, done in ahead(held if whole else [], archive.open, workers=WORKERS):
-                with out.collecting(item.key, by_content=True):
+                try:
                     out.bytes_read += len(done.result())
+                except Damage as bad:
+                    copies.told(repo, out, item.key, bad, by_content=True)
+    if whole:
+        copies.check_log(repo, out)

@@ -173,7 +173,7 @@ def _whole_blobs(
 def _snapshots(repo: Repository, out: Wounds) -> None:
     """The chain with its wounds: for what is lost, the neighbours say what it was."""
     gone = repo.forgotten()
-    present = {snapshot.sequence_of(s.key) for s in repo.listed(snapshot.PREFIX)}
+    present = snapshot.numbers(repo.listed(snapshot.PREFIX)).keys()
     remembered = heads.remembered(repo)  # a lost end leaves no hole
     newest = max((*present, *gone, *(remembered[:1] if remembered else ())), default=0)
     for sequence in range(snapshot.FIRST, newest + 1):

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup import rotation
+from backup.anew import seal_anew
 from backup.immutability import RETAIN_MAX
 from backup.job import run_files
 from backup.locks import Forecast, curve, forecast, locked_at, weakest
@@ -126,6 +128,27 @@ def test_a_pack_that_lost_its_lock_is_named_for_each_snapshot_that_needs_it(
     assert all(s.until is None for s in found.snapshots)
     assert sum(shared in w for w in found.warnings) == 2
     assert found.covered.objects == 1 and found.covered_since == clock.now()
+
+
+def test_what_a_rotation_sealed_anew_is_looked_at_when_the_original_is_gone(
+    repo: Repository, back_up: BackUp, clock: SimClock
+) -> None:
+    store = back_up(30 * DAY)
+    opened = rotation.begin(repo, why="test").repository
+    assert seal_anew(opened, Silent()).done
+    for prefix in ("keys/", "epochs/"):  # as the next run does
+        for one in store.list(prefix):
+            store.retain(one.key, until=clock.now() + 90 * DAY)
+    store.remove("snapshots/0000000001")  # hidden
+    (held,) = look(opened).snapshots
+    assert held.asked is not None and held.until is not None and held.until >= held.asked
+
+    copy = "resealed/0000000002/snapshots/0000000001"
+    body = store.read(copy)
+    store.remove(copy)
+    store.create(copy, body)  # by hand, without a lock
+    (held,) = look(opened).snapshots
+    assert (held.first, held.until) == (copy, None)
 
 
 def test_an_expired_lock_whose_time_is_over_is_no_warning(

@@ -13,6 +13,7 @@ import pytest
 from backup import anew, gc, membership, recipients, rotation, signed, snapshot
 from backup.errors import Incomplete, Retired, RolledBack, WrongKey
 from backup.forget import forget
+from backup.heal import heal
 from backup.job import run_files
 from backup.keys import Kdf
 from backup.reader import Reader
@@ -171,6 +172,170 @@ def test_a_death_at_any_call_of_a_rotation_loses_nothing_and_it_goes_on(
     else:
         pytest.fail("the rotation never lived: the bound of this test is too small")
     assert deaths >= (60 if EVERY_DEATH else 12), "the walk was through a whole rotation"
+
+
+@pytest.fixture
+def rotated(repo: Repository, source: Path) -> Repository:
+    """Two snapshots and a piece of log, sealed anew in epoch 2, with their originals beside them."""
+    back_up(repo, source)
+    back_up(repo, source, seed=2)
+    Archive(repo, 1).put(b"log" * 100, epoch=1, timeline=1, segment=3)
+    opened = rotation.begin(repo, why="test").repository
+    assert anew.seal_anew(opened, Silent(), rng=random.Random(3)).done
+    return opened
+
+
+def copied(repo: Repository) -> list[str]:
+    return [s.key for s in repo.store.list("resealed/")]
+
+
+def flip(repo: Repository, key: str) -> None:
+    assert isinstance(repo.store, MemoryStore)
+    raw = bytearray(repo.store.read(key))
+    raw[-1] ^= 1
+    repo.store.corrupt(key, bytes(raw))
+
+
+def lose_originals(repo: Repository) -> None:
+    for prefix in ("snapshots/", "wal/"):
+        for stat in list(repo.store.list(prefix)):
+            repo.store.remove(stat.key, version=stat.version)
+
+
+def test_a_copy_that_a_rotation_left_is_found_damaged_while_its_original_is_there(
+    rotated: Repository,
+) -> None:
+    assert len(copied(rotated)) == 3
+    for key in copied(rotated):
+        flip(rotated, key)
+    found = verify(rotated, Level.FULL, rng=random.Random(1), progress=Silent())
+    assert [f.object for f in found.findings] == copied(rotated)
+    for one in found.findings:
+        assert one.lost.startswith("nothing while ")
+        assert "key rotate --resume" in one.mend
+    quick = verify(rotated, Level.STRUCTURE, rng=random.Random(1), progress=Silent())
+    assert [f.object for f in quick.findings] == copied(rotated)[:2], "log is read at full"
+
+
+def test_a_copy_of_another_chain_is_found_though_it_opens(rotated: Repository) -> None:
+    assert isinstance(rotated.store, MemoryStore)
+    first, key = rotated.snapshot(1), copied(rotated)[1]
+    other = replace(rotated.snapshot(2).content, label="another")
+    forged = snapshot.encode(rotated.keys, other, sequence=2, previous=first.digest)
+    rotated.store.corrupt(key, snapshot.reseal(rotated.keys, forged, sequence=2))
+    found = verify(rotated, Level.STRUCTURE, rng=random.Random(1), progress=Silent())
+    assert [f.object for f in found.findings] == [key]
+
+
+def test_a_damaged_copy_of_an_original_that_is_gone_is_told_once_and_by_its_own_name(
+    rotated: Repository,
+) -> None:
+    lose_originals(rotated)
+    assert sound(rotated) == []
+    (_, newest, log) = copied(rotated)
+    for key in (newest, log):
+        flip(rotated, key)
+    found = verify(rotated, Level.FULL, rng=random.Random(1), progress=Silent())
+    told = [f.object for f in found.findings if f.object.startswith("resealed/")]
+    assert sorted(told) == [newest, log]
+
+
+def test_a_copy_is_done_when_it_opens_and_not_when_its_name_is_there(rotated: Repository) -> None:
+    keys = copied(rotated)
+    for key in keys:
+        flip(rotated, key)
+    assert anew.progress_of(rotated).left == 3
+    done = anew.seal_anew(rotated, Silent(), rng=random.Random(4))
+    assert not done.done
+    for key in keys:
+        (why,) = [p for p in done.problems if p.startswith(key)]
+        assert "remove it" in why and "--resume" in why, "nothing can be overwritten"
+
+    for key in keys:
+        rotated.store.remove(key, version=rotated.store.stat(key).version)
+    assert anew.seal_anew(rotated, Silent(), rng=random.Random(4)).done
+    assert anew.progress_of(rotated).left == 0
+    assert copied(rotated) == keys
+    assert sound(rotated) == []
+
+
+def test_a_damaged_original_is_told_and_the_others_are_sealed_anew(
+    repo: Repository, source: Path
+) -> None:
+    back_up(repo, source)
+    back_up(repo, source, seed=2)
+    opened = rotation.begin(repo, why="test").repository
+    flip(opened, snapshot.key_of(1))
+    assert anew.progress_of(opened).left > 0
+    done = anew.seal_anew(opened, Silent(), rng=random.Random(3))
+    assert not done.done and any("snapshots/0000000001" in p for p in done.problems)
+    assert copied(opened) == [snapshot.resealed_key(2, snapshot.key_of(2))]
+
+
+def test_what_only_a_copy_holds_goes_along_with_the_next_rotation(
+    rotated: Repository, source: Path, tmp_path: Path
+) -> None:
+    digests = [one.digest for one in rotated.snapshots()]
+    lose_originals(rotated)
+    third = rotation.begin(rotated, why="again").repository
+    assert anew.seal_anew(third, Silent(), rng=random.Random(5)).done
+    assert anew.progress_of(third).left == 0
+    for key in copied(third):
+        if key.startswith("resealed/0000000002/"):
+            third.store.remove(key, version=third.store.stat(key).version)
+    assert [one.digest for one in third.snapshots()] == digests
+    (held,) = Archive(third, 1).items()
+    assert Archive(third, 1).open(held) == b"log" * 100
+    assert sound(third) == []
+    assert read_back(third, 2, tmp_path / "t") == contents(source)
+
+
+def test_log_that_nobody_needs_goes_with_its_copy(repo: Repository, clock: SimClock) -> None:
+    archive = Archive(repo, 1)
+    archive.put(b"lo", epoch=1, timeline=1, segment=3, part=1)
+    whole = archive.put(b"log", epoch=1, timeline=1, segment=3)
+    opened = rotation.begin(repo, why="test").repository
+    assert anew.seal_anew(opened, Silent()).done
+    assert len(copied(opened)) == 2
+    clock.sleep(timedelta(days=2))
+    assert sweep(opened, opened.store, Silent()).removed["wal"] == 2
+    assert [i.key for i in Archive(opened, 1).items()] == [whole.key]
+    assert copied(opened) == [snapshot.resealed_key(2, whole.key)]
+    assert sound(opened) == []
+
+
+def test_damaged_log_of_which_only_a_copy_is_there_is_healed_in_its_place(
+    make: Callable[..., Repository], source: Path
+) -> None:
+    repo, sibling = make("site-b"), make("site-c")
+    for one in (repo, sibling):
+        Archive(one, 1).put(b"log" * 100, epoch=1, timeline=1, segment=3)
+    opened = rotation.begin(repo, why="test").repository
+    assert anew.seal_anew(opened, Silent()).done
+    lose_originals(opened)
+    (copy,) = copied(opened)
+    flip(opened, copy)
+
+    without = heal(opened, sibling, Silent())
+    assert not without.complete and any("deleter" in why for why in without.unhealed)
+    done = heal(opened, sibling, Silent(), deleter=opened.store)
+    assert done.complete and done.wal_objects == 1
+    assert copied(opened) == [], "the copy that was damaged was in the way, not the original"
+    assert sound(opened) == []
+
+
+def test_damaged_log_under_a_lock_is_told_as_unhealed(
+    make: Callable[..., Repository], clock: SimClock
+) -> None:
+    repo, sibling = make("site-b"), make("site-c")
+    until = clock.now() + timedelta(days=9)
+    for one in (repo, sibling):
+        Archive(one, 1).put(b"log", epoch=1, timeline=1, segment=3, retain_until=until)
+    (item,) = Archive(repo, 1).items()
+    flip(repo, item.key)
+    done = heal(repo, sibling, Silent(), deleter=repo.store)
+    assert not done.complete
+    assert any(item.key in why and "lock" in why for why in done.unhealed)
 
 
 def test_a_revoked_recipient_does_not_get_the_next_epoch(

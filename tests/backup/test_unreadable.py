@@ -256,3 +256,16 @@ def test_junk_in_the_place_of_statements_takes_no_number(host: Host) -> None:
     assert host.repo.sequences() == [2]
     assert clear(host.repo, host.store).removed == {"unreadable": 1}
     assert host.repo.forgotten().keys() == {1}
+
+
+@pytest.mark.parametrize("name", [".nfs0001", ".DS_Store", "0000000001.bak", "99"])
+def test_a_foreign_name_among_the_snapshots_stops_nobody(
+    repo: Repository, clock: SimClock, some_files: Path, name: str
+) -> None:
+    assert run_files([some_files], [repo], clock, random.Random(1), Silent()).complete
+    repo.store.create(f"snapshots/{name}", b"not ours")
+    assert repo.sequences() == [1] and len(repo.snapshots()) == 1
+    assert run_files([some_files], [repo], clock, random.Random(2), Silent()).complete
+    report = verify(repo, Level.FULL, rng=random.Random(1), progress=Silent())
+    assert not report.damage
+    assert any("snapshots" in note for note in report.notes), "it is told"

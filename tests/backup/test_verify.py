@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from backup import snapshot, status
+from backup import rotation, snapshot, status
+from backup.anew import progress_of, seal_anew
 from backup.bench.index import make as make_large
 from backup.job import run_files
 from backup.ledger import Ledger
 from backup.pack import key_of
 from backup.reader import Reader
 from backup.repository import Repository, open_repository
+from backup.schedule import lease
+from backup.schedule.slot import Slot
 from backup.verify import Budget, Level, Report, verify
 from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.memory import MemoryStore
@@ -185,6 +188,40 @@ def test_a_foreign_object_is_a_note_and_no_damage(many: Repository, store: Memor
     found = checked(many, Level.STRUCTURE)
     assert not found.damage
     assert len(found.notes) == 2
+
+
+def test_names_under_the_copies_of_a_rotation_that_are_none_of_ours_are_notes(
+    repo: Repository, some_files: Path, clock: SimClock
+) -> None:
+    assert run_files([some_files], [repo], clock, random.Random(1), Silent()).complete
+    new = rotation.begin(repo, why="test").repository
+    assert seal_anew(new, Silent()).done
+    for key in ("resealed/x", "resealed/0000000002/snapshots/.nfs1", "snapshots/.nfs1"):
+        new.store.create(key, b"x")
+    found = checked(new)
+    assert (found.damage, len(found.notes)) == ([], 3)  # one of them: packs are marked
+    assert progress_of(new).left == 0
+
+
+def test_a_lease_that_nobody_of_ours_signed_is_damage_of_nothing(
+    repo: Repository, store: MemoryStore, clock: SimClock
+) -> None:
+    slot = Slot(job="nightly", at=clock.now())
+    lease.take(repo, slot, holds=timedelta(hours=1), holder="web-1").end(lease.End.DONE)
+    lease.take(repo, slot, holds=timedelta(hours=1), holder="web-2")
+    assert not checked(rotation.begin(repo, why="test").repository).damage, "an old key's too"
+    first, end, second = (s.key for s in store.list("leases/"))
+    junk, moved = f"leases/{'0' * 32}/0001", f"leases/{'1' * 32}/0001"
+    store.create(junk, b"junk")
+    store.create(moved, store.read(second))
+    for key in (first, end):
+        raw = bytearray(store.read(key))
+        raw[len(raw) // 3] ^= 1
+        store.corrupt(key, bytes(raw))
+    found = checked(repo)
+    assert {f.object for f in found.findings} == {junk, moved, first, end}
+    assert all(f.lost.startswith("no data") and f.by_content for f in found.findings)
+    assert not checked(repo, Level.SAMPLE).damage, "read at full only"
 
 
 def test_the_status_tells_when_packs_were_read_and_not_when_they_were_only_listed(

@@ -1,0 +1,208 @@
+"""The copies that a rotation sealed, each opened. One is read only when its original is gone, so nobody would see
+its damage before the day on which there is nothing else; that it is there says nothing.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from backup import forgotten, signed, snapshot, wal
+from backup.ahead import ahead
+from backup.authority import FIRST_EPOCH
+from backup.findings import Finding, Report
+from backup.forgotten import Forgotten, Link
+from backup.repository import Repository, retry
+from backup.seal import Kind, epoch_of, open_whole, seal_whole
+from backup.snapshot import Snapshot
+from infra.objectstore.contract import NotThere, Stat
+from zaibei.kernel.errors import Damage
+
+WORKERS: Final = 3
+# Nothing is ever overwritten, so a damaged copy stands in the way of a whole one.
+CLEAR: Final = (
+    "remove it, as who may delete (a lock holds it to its end), then"
+    " zaibei backup key rotate --resume --confirm NAME"
+)
+HEAL: Final = "its original is gone too: zaibei backup heal --from OTHER-REPOSITORY"
+_KEY = re.compile(rf"{snapshot.RESEALED}(\d{{10}})/((?:{snapshot.PREFIX}|{wal.PREFIX}).+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What was sealed once more under the root of `epoch`, and the key of its original."""
+
+    epoch: int
+    of: str
+
+    @property
+    def key(self) -> str:
+        return snapshot.resealed_key(self.epoch, self.of)
+
+
+def there(repo: Repository, prefix: str, *, epoch: int | None = None) -> list[Copy]:
+    """Copies of originals under `prefix`, of one epoch or of all that are known."""
+    epochs = range(FIRST_EPOCH + 1, repo.keys.epoch + 1) if epoch is None else (epoch,)
+    return [
+        Copy(e, stat.key.removeprefix(top))
+        for e in epochs
+        for top in (snapshot.resealed_key(e, ""),)
+        for stat in repo.listed(top + prefix)
+        if prefix != snapshot.PREFIX or numbered(stat.key.removeprefix(top))
+    ]
+
+
+def copy_of(key: str) -> Copy | None:
+    found = _KEY.fullmatch(key)
+    return None if found is None else Copy(int(found[1]), found[2])
+
+
+def numbered(key: str) -> bool:
+    """Whether a name under `snapshots/` is one of ours."""
+    with suppress(Damage):
+        return snapshot.sequence_of(key) >= snapshot.FIRST
+    return False
+
+
+def where(repo: Repository, key: str) -> Stat | None:
+    """The object that is read for `key`: the original, or the newest copy of one that is gone."""
+    for epoch in (None, *range(repo.keys.epoch, FIRST_EPOCH, -1)):
+        name = key if epoch is None else snapshot.resealed_key(epoch, key)
+        with suppress(NotThere):
+            return retry(repo.clock, lambda name=name: repo.store.stat(name))  # type: ignore[misc]
+    return None
+
+
+def open_snapshot(repo: Repository, one: Copy) -> Snapshot:
+    """Raises Damage; caused by NotThere when it is gone."""
+    sequence = snapshot.sequence_of(one.of)
+    data = repo.read(one.key)
+    found = snapshot.decode_resealed(repo.keys, data, epoch=one.epoch, sequence=sequence)
+    _under_its_root(one, snapshot.sealed_in(data, sequence))
+    return found
+
+
+def open_log(repo: Repository, one: Copy) -> int:
+    """Its size, opened. Raises Damage; caused by NotThere when it is gone."""
+    data = repo.read(one.key)
+    opened = len(open_whole(repo.keys, Kind.WAL, one.key, data))
+    _under_its_root(one, epoch_of(data))
+    return opened
+
+
+def _under_its_root(one: Copy, epoch: int) -> None:
+    # A root that was retired because it was stolen must not speak for the one after it.
+    if epoch != one.epoch:
+        raise Damage(f"{one.key}: sealed under the root of epoch {epoch}")
+
+
+def told(repo: Repository, out: Report, key: str, bad: Damage, *, by_content: bool = False) -> None:
+    """Damage of what was read for `key`, under the name of the object that it is in."""
+    stat = where(repo, key)
+    one = None if stat is None else copy_of(stat.key)
+    if one is None:
+        out.found(key, bad, by_content=by_content)
+        return
+    found = out.found(one.key, bad, by_content=by_content)
+    found.lost = f"what stands for {one.of}, which is gone"
+
+
+def check_snapshots(
+    repo: Repository,
+    out: Report,
+    chain: Mapping[int, Snapshot],
+    gone: Mapping[int, Forgotten],
+) -> None:
+    """Each copy says what its original says, or what the chain says of one that is gone."""
+    links = {s: f.link for s, f in gone.items()} | {s: one.link for s, one in chain.items()}
+    originals = {s.key for s in repo.listed(snapshot.PREFIX)}
+    every = there(repo, snapshot.PREFIX)
+    read = _read_already(every, originals)
+    for one in every:
+        sequence = snapshot.sequence_of(one.of)
+        if one in read and sequence not in gone and sequence not in chain:
+            continue  # the look at the chain read it, and told
+        try:
+            held = open_snapshot(repo, one)
+            if held != chain.get(sequence, held):
+                raise Damage(f"{repo.name}: {one.key} is not what its original is")
+            if (why := why_not_linked(held.link, links)) is not None:
+                raise Damage(f"{repo.name}: {one.key}: {why}")
+        except Damage as bad:
+            if isinstance(bad.__cause__, NotThere):
+                continue  # swept meanwhile
+            if sequence in gone and gone[sequence].why in (forgotten.LOST, forgotten.HEALED):
+                out.note(f"{one.key} is damaged, and a statement says that the snapshot is")
+                continue
+            _spare(out.found(one.key, bad), one, originals)
+
+
+def check_log(repo: Repository, out: Report) -> None:
+    """Every copy that was not read in place of its original."""
+    originals = {s.key for s in repo.listed(wal.PREFIX)}
+    every = there(repo, wal.PREFIX)
+    read = _read_already(every, originals)
+    rest = [one for one in every if one not in read]
+    for one, done in ahead(rest, lambda c: open_log(repo, c), workers=WORKERS):
+        try:
+            out.bytes_read += done.result()
+        except Damage as bad:
+            if not isinstance(bad.__cause__, NotThere):
+                _spare(out.found(one.key, bad, by_content=True), one, originals)
+
+
+def why_not_linked(held: Link, links: Mapping[int, Link]) -> str | None:
+    """Digest and previous against what the chain says, as far as it says anything. Pure."""
+    own, before, after = (links.get(held.sequence + n) for n in (0, -1, 1))
+    digest = (own and own.digest) or (after and after.previous)
+    previous = (own and own.previous) or (before and before.digest)
+    if digest not in (None, held.digest):
+        return "not the digest of its original"
+    if previous not in (None, held.previous) or (
+        (held.previous is None) != (held.sequence == snapshot.FIRST)
+    ):
+        return "does not follow the snapshot before it"
+    return None
+
+
+def each(repo: Repository, prefix: str) -> Iterator[tuple[Copy, Damage | None]]:
+    """Every copy of the newest epoch, opened: what is wrong with it."""
+
+    def opened(one: Copy) -> None:
+        open_snapshot(repo, one) if prefix == snapshot.PREFIX else open_log(repo, one)
+
+    for one, done in ahead(there(repo, prefix, epoch=repo.keys.epoch), opened, workers=WORKERS):
+        try:
+            done.result()
+        except Damage as bad:
+            if not isinstance(bad.__cause__, NotThere):
+                yield one, bad
+        else:
+            yield one, None
+
+
+def carried(repo: Repository, one: Copy) -> bytes:
+    """A copy of a snapshot under an older root, sealed once more: there is no original that could be."""
+    keys, name = repo.keys, snapshot.resealed_key(repo.keys.epoch, one.of)
+    open_snapshot(repo, one)
+    body, _ = signed.parse(repo.read(one.key), what=one.key)
+    plain = open_whole(keys, Kind.SNAPSHOT, one.key, base64.b64decode(body["sealed"]))
+    sealed = base64.b64encode(seal_whole(keys, Kind.SNAPSHOT, name, plain)).decode()
+    return signed.sign("resealed", {**body, "epoch": keys.epoch, "sealed": sealed}, keys.signer)
+
+
+def _read_already(every: list[Copy], originals: set[str]) -> set[Copy]:
+    """Of each original that is gone the newest copy."""
+    newest: dict[str, Copy] = {}
+    for one in every:
+        if one.of not in originals and (one.of not in newest or newest[one.of].epoch < one.epoch):
+            newest[one.of] = one
+    return set(newest.values())
+
+
+def _spare(found: Finding, one: Copy, originals: set[str]) -> None:
+    if one.of in originals:
+        found.lost = f"nothing while {one.of} is there"
+        found.mend = CLEAR
