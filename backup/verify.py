@@ -111,6 +111,11 @@ def verify(
             traces.check(repo, out)
         if bad:
             listings.who_needs(reader, chain, bad, out, progress)
+        if out.findings and out.packs_unindexed:
+            out.note(
+                f"{out.packs_unindexed} packs are in no index segment: zaibei backup repair finds them again, and"
+                " with them perhaps what is missed here; try that first"
+            )
         took = timedelta(seconds=repo.clock.monotonic() - begun)
         own.finish(out, at=repo.clock.now(), took=took)
         if level is not Level.STRUCTURE:

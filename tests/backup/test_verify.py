@@ -16,6 +16,7 @@ from backup.job import run_files
 from backup.ledger import Ledger
 from backup.pack import key_of
 from backup.reader import Reader
+from backup.repair import repair
 from backup.repository import Repository, open_repository
 from backup.schedule import lease
 from backup.schedule.slot import Slot
@@ -261,3 +262,18 @@ def test_a_listing_that_lies_about_its_length_is_damage(
     (finding,) = checked(repo, Level.STRUCTURE).findings
     assert finding.object == snapshot.key_of(2)
     assert "entries" in finding.why
+
+
+def test_an_index_that_lost_its_segments_is_mended_here_and_that_is_said(
+    repo: Repository, some_files: Path, clock: SimClock
+) -> None:
+    assert run_files([some_files], [repo], clock, random.Random(1), Silent()).complete
+    assert isinstance(repo.store, MemoryStore)
+    for stat in list(repo.store.list("index/")):
+        repo.store.remove(stat.key, version=stat.version)
+    report = verify(repo, Level.STRUCTURE, rng=random.Random(1), progress=Silent())
+    assert report.damage
+    assert any("zaibei backup repair" in note for note in report.notes)
+    assert repair(repo, Silent()).complete
+    again = verify(repo, Level.FULL, rng=random.Random(1), progress=Silent())
+    assert not again.damage and not any("repair" in note for note in again.notes)
