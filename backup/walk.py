@@ -10,6 +10,7 @@ data would otherwise decide what of it is backed up.
 # ruff: noqa: PTH118, PTH208
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Rules:
         for where, n, line in all_:
             try:
                 GitIgnoreSpec.from_lines([line])
-            except ValueError as bad:
+            except (ValueError, re.error) as bad:
                 raise Usage(
                     f"{where}:{n}: not a rule: {line!r}", hint="rules are written as in .gitignore"
                 ) from bad

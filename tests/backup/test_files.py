@@ -21,13 +21,14 @@ from backup.restore import restore_files
 from backup.snapshot import Content
 from backup.tree import Node, Type
 from backup.verify import Level, verify
+from backup.walk import Rules
 from backup.writer import Writer
 from infra.lab import disk
 from infra.lab.plan import Host
 from infra.objectstore.memory import Fault, MemoryStore
 from zaibei.config.model import Role
 from zaibei.kernel.clock import SimClock, SystemClock
-from zaibei.kernel.errors import Damage, NoSpace
+from zaibei.kernel.errors import Damage, NoSpace, Usage
 from zaibei.kernel.progress import Silent
 
 Make = Callable[..., Repository]
@@ -330,3 +331,9 @@ def test_a_power_loss_after_a_restore_that_ended_well_takes_nothing(
         assert [p.name for p in target.iterdir()] == ["source"]
     finally:
         disk.detach(host, SystemClock())
+
+
+@pytest.mark.parametrize("rule", ["!", "[\\\\-\0]", "p*\n]\b[\\\\-\0\0]"])
+def test_a_rule_that_is_none_is_told_with_its_line(rule: str) -> None:
+    with pytest.raises(Usage, match="not a rule"):
+        Rules.of(["*.tmp", rule])
