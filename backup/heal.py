@@ -17,7 +17,7 @@ from backup.forgotten import HEALED
 from backup.index import Catalogue
 from backup.pairing import Moment, by_moment, moment, paired, weight
 from backup.reader import Reader
-from backup.replicate import copies_of, replicate
+from backup.replicate import Copied, copies_of, replicate
 from backup.repository import Repository
 from backup.snapshot import Snapshot
 from backup.tree import TREE_BYTES, Node
@@ -298,18 +298,24 @@ def _whole_copies(
         # First: no copy can join a chain with an unexplained hole. A death after this is found above.
         state(repo, [wounds.links[s] for s in sorted(wounds.snapshots)], why=HEALED)
     for lost, other in pairs:
-        done = replicate(
-            sibling,
-            repo,
-            progress,
-            sequences=[other.sequence],
-            with_wal=False,
-            facts={"stands_for": [lost]},
-        )
+        done = _stand_in(repo, sibling, lost, other, progress)
         for sequence, why in done.failed.items():
             out.lost(f"snapshot {lost}: {sequence} of {sibling.name}: {why}")
         if other.sequence in done.snapshots:
             out.copied[lost] = done.snapshots[other.sequence]
+
+
+def _stand_in(
+    repo: Repository, sibling: Repository, lost: int, other: Snapshot, progress: Progress
+) -> Copied:
+    return replicate(
+        sibling,
+        repo,
+        progress,
+        sequences=[other.sequence],
+        with_wal=False,
+        facts={"stands_for": [lost]},
+    )
 
 
 def _copy(
@@ -320,14 +326,7 @@ def _copy(
     out: Healed,
     progress: Progress,
 ) -> None:
-    done = replicate(
-        sibling,
-        repo,
-        progress,
-        sequences=[other.sequence],
-        with_wal=False,
-        facts={"stands_for": [one.sequence]},
-    )
+    done = _stand_in(repo, sibling, one.sequence, other, progress)
     if done.failed:
         out.lost(f"snapshot {other.sequence} of {sibling.name}: {done.failed[other.sequence]}")
         return
