@@ -396,5 +396,5 @@ def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]) if 3 <= len(sys.argv) <= 5 else __doc__)
-    except (Broken, OSError, ValueError, KeyError, IndexError) as why:
+    except (Broken, OSError, ValueError, TypeError, LookupError, ArithmeticError) as why:
         sys.exit(f"error: {why}")

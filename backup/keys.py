@@ -19,7 +19,10 @@ ROOT_BYTES: Final = 32
 REPOSITORY_BYTES: Final = 16
 SALT_BYTES: Final = 32
 MODE_MAX: Final = 3  # of a sealed object: 0 the root's, 1 x25519, 2 and 3 sm2
-_MEMORY_KIB_MAX = 4 << 20  # a key object may not ask for more than 4 GiB
+# What a key object may ask for: whoever can write one must not be able to hang whoever opens the repository.
+_MEMORY_KIB_MAX = 4 << 20
+_ITERATIONS_MAX = 64
+_LANES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,14 @@ class Kdf:
     lanes: int = 4
 
     def stretch(self, passphrase: str, salt: bytes, length: int) -> bytes:
-        if not 0 < self.memory_kib <= _MEMORY_KIB_MAX:
-            raise Damage(f"a key object asks for {self.memory_kib} KiB of memory")
+        """Raises Damage when the cost is none that a key object may ask for."""
+        for asked, most, what in (
+            (self.memory_kib, _MEMORY_KIB_MAX, "KiB of memory"),
+            (self.iterations, _ITERATIONS_MAX, "iterations"),
+            (self.lanes, _LANES_MAX, "lanes"),
+        ):
+            if not 0 < asked <= most:
+                raise Damage(f"a key object asks for {asked} {what} of Argon2id; 1 to {most} may be")
         return Argon2id(
             salt=salt,
             length=length,

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -177,6 +178,28 @@ def test_a_flipped_bit_in_a_wrap_is_never_another_root(name: str, curve: str) ->
     for change in ({"epoch": 3}, {"name": "mallory"}, {"repository": "00" * 16 + "01"}):
         with pytest.raises(Damage):
             recipients.unwrap({**body, **change}, mine, suite=chosen)
+
+
+@pytest.mark.parametrize(
+    "cost",
+    [
+        {"iterations": -1},
+        {"iterations": 2**40},
+        {"iterations": 65},
+        {"lanes": 0},
+        {"lanes": 65},
+        {"memory_kib": -1},
+        {"memory_kib": 5 << 20},
+        {"memory_kib": "64"},
+    ],
+)
+def test_a_key_object_cannot_ask_for_any_cost(cost: dict[str, Any]) -> None:
+    """Anybody who can write to the vault can leave one; it must not hang or break whoever opens it."""
+    intl = suite("intl")
+    body = recipients.passphrase(bytes(32), "x", suite=intl, repository=bytes(16), kdf=FAST)
+    assert recipients.unwrap(body, "x", suite=intl) == bytes(32)
+    with pytest.raises(Damage):
+        recipients.unwrap({**body, "kdf": {**body["kdf"], **cost}}, "x", suite=intl)
 
 
 def test_the_vault_learns_names_of_recipients_and_no_secret(
