@@ -11,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, Literal, Protocol
 
 from backup.schedule import plan, state
 from backup.schedule.perform import Outcome
@@ -27,13 +27,41 @@ IDLE: Final = timedelta(seconds=15)  # and while nothing does: jobs may be added
 RUNNING_MAX: Final = 2
 CLOSING: Final = timedelta(seconds=30)  # for a run that was told to end to hand over
 _WHY_CHARS: Final = 500
-Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What a service says of a slot, as it happens."""
+
+    at: datetime
+    job: str
+    slot: datetime
+    attempt_count: int
+    event: Literal["begun", "overtime", "ended", "handed over"]
+    outcome: Outcome | None = None  # of "ended"
+    why: str = ""
+    snapshots: Mapping[str, int] = field(default_factory=dict)  # of "ended": per repository
+
+    def __str__(self) -> str:
+        match self.event:
+            case "begun":
+                return f"{self.job}: {self.slot.isoformat()}, attempt {self.attempt_count}"
+            case "overtime":
+                return f"{self.job}: not done in time, ending it"
+            case "handed over":
+                return f"{self.job}: handed over"
+        assert self.outcome is not None
+        return f"{self.job}: {self.outcome.value}{f': {self.why}' if self.why else ''}"
+
+
+Told = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     outcome: Outcome
     why: str = ""
+    snapshots: Mapping[str, int] = field(default_factory=dict)
 
 
 class Handle(Protocol):
@@ -89,7 +117,7 @@ class Service:
         if after != states:
             state.save(all_jobs, _of(all_jobs, after), now=now)
         for due in found.runs[: max(0, self._at_once - len(self._running))]:
-            self._told(f"{due.job.name}: {due.slot.isoformat()}, attempt {due.attempt}")
+            self._say(due, "begun")
             self._running[due.job.name] = _Running(
                 due=due, handle=self._runner.start(due), begun_s=self._clock.monotonic()
             )
@@ -110,7 +138,7 @@ class Service:
         """By the monotonic clock: a run is not ended because somebody set the time."""
         now = self._clock.monotonic()
         if one.stopped_s is None and now - one.begun_s > one.due.job.timeout.total_seconds():
-            self._told(f"{one.due.job.name}: not done in time, ending it")
+            self._say(one.due, "overtime")
             one.handle.stop()
             one.stopped_s = now
         elif one.stopped_s is not None and now - one.stopped_s > CLOSING.total_seconds():
@@ -129,7 +157,9 @@ class Service:
             case _:
                 again = ended.outcome is Outcome.FAILED
                 after = plan.failed(before, due.slot, ended.why, now=now, again=again)
-        self._told(f"{name}: {ended.outcome.value}{f': {ended.why}' if ended.why else ''}")
+        self._say(
+            due, "ended", outcome=ended.outcome, why=ended.why, snapshots=dict(ended.snapshots)
+        )
         state.save(all_jobs, _of(all_jobs, {**states, name: after}), now=now)
         return ended.outcome in (Outcome.FAILED, Outcome.INCOMPLETE)
 
@@ -147,12 +177,26 @@ class Service:
                     if ended.outcome in (Outcome.DONE, Outcome.ALREADY, Outcome.INCOMPLETE):
                         failures += self._settle(one.due, ended)
                     else:
-                        self._told(f"{name}: handed over")
+                        self._say(one.due, "handed over")
             if self._running:
                 self._clock.sleep(timedelta(milliseconds=200))
         for one in self._running.values():
             one.handle.kill()
         return failures
+
+    def _say(
+        self, due: Due, event: Literal["begun", "overtime", "ended", "handed over"], **more: Any
+    ) -> None:
+        self._told(
+            Event(
+                at=self._clock.now(),
+                job=due.job.name,
+                slot=due.slot,
+                attempt_count=due.attempt,
+                event=event,
+                **more,
+            )
+        )
 
     def _pause(self, wake: datetime | None) -> timedelta:
         if self._running:
@@ -200,8 +244,11 @@ class _Child:
         self._said.close()
         try:
             told = json.loads(text)
+            if "error" in told:
+                return Ended(outcome=Outcome.FAILED, why=told["error"]["message"][:_WHY_CHARS])
             why = "; ".join(told["problems"])[:_WHY_CHARS]
-            return Ended(outcome=Outcome(told["outcome"]), why=why)
+            found = told["result"]["snapshots"]
+            return Ended(outcome=Outcome(told["outcome"]), why=why, snapshots=found)
         except (ValueError, KeyError, TypeError):
             return Ended(outcome=Outcome.FAILED, why=f"the run ended with {code}")
 

@@ -24,7 +24,7 @@ from backup.schedule.lease import End
 from backup.schedule.model import Job
 from backup.schedule.perform import Outcome, perform
 from backup.schedule.plan import State, due, failed, finished, held
-from backup.schedule.service import Ended, Handle, Service
+from backup.schedule.service import Ended, Event, Handle, Service
 from backup.schedule.slot import FACT, Slot, SlotTaken, committed, fence
 from backup.writer import Writer
 from infra.objectstore.memory import MemoryStore
@@ -586,7 +586,7 @@ class Until(threading.Event):
 
 
 def serve(clock: SimClock, runner: Rigged, lasting: timedelta, **more: Any) -> int:
-    said: list[str] = []
+    said: list[Event] = []
     return Service(runner, clock, said.append, **more).run(Until(clock, clock.now() + lasting))
 
 
@@ -668,6 +668,27 @@ def opened(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.integration
+def test_a_slot_that_fails_says_why_in_the_words_of_the_error(
+    opened: tuple[str, ...], some_files: Path
+) -> None:
+    added = zaibei("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
+    assert added.returncode == 0, added.stderr
+    told = json.loads((state.folder() / "jobs.json").read_text())
+    told["jobs"][0]["created"] = (datetime.now(UTC) - 2 * HOUR).isoformat()
+    (state.folder() / "jobs.json").write_text(json.dumps(told))
+    Path(opened[-1]).unlink()
+    ran = zaibei("schedule", "run", "--once")
+    assert ran.returncode == 1
+    assert "etc: failed: " in ran.stderr and "pw" in ran.stderr.partition("etc: failed: ")[2]
+
+
+def test_a_zone_is_of_a_cron_line(opened: tuple[str, ...], some_files: Path) -> None:
+    job = ("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
+    refused = zaibei(*job, "--zone", "Asia/Shanghai")
+    assert refused.returncode == 2 and "--zone Asia/Shanghai without --cron" in refused.stderr
+
+
+@pytest.mark.integration
 def test_a_job_runs_once_from_the_command_line_and_the_next_look_finds_nothing_to_do(
     opened: tuple[str, ...], some_files: Path
 ) -> None:
@@ -677,9 +698,12 @@ def test_a_job_runs_once_from_the_command_line_and_the_next_look_finds_nothing_t
     told["jobs"][0]["created"] = (datetime.now(UTC) - HOUR).isoformat()
     told["jobs"][0]["every"] = "1h"
     (state.folder() / "jobs.json").write_text(json.dumps(told))
-    ran = zaibei("schedule", "run", "--once")
+    ran = zaibei("schedule", "run", "--once", "--json")
     assert ran.returncode == 0, ran.stderr
-    assert "etc: done" in ran.stderr
+    begun, ended = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert (begun["job"], begun["event"], begun["attempt_count"]) == ("etc", "begun", 1)
+    assert (ended["event"], ended["outcome"], ended["slot"]) == ("ended", "done", begun["slot"])
+    assert list(ended["snapshots"].values()) == [1]
     shown = json.loads(zaibei("schedule", "status", "--json").stdout)["jobs"][0]
     assert shown["notes"][-1]["outcome"] == "done" and not shown["overdue"]
     assert due(state.jobs(), state.states(), datetime.now(UTC)).runs == ()

@@ -56,15 +56,41 @@ def plain(value: Any) -> Any:
     return value
 
 
+_emitted = False
+
+
 def emit(value: Any) -> None:
     """One JSON object on stdout."""
+    global _emitted  # noqa: PLW0603 — stdout is the process's, and so is this
+    _emitted = True
     print(json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False), flush=True)
 
 
-def complain(error: ZaibeiError) -> None:
+def emit_line(value: Any) -> None:
+    """One of many objects, a line each: for what goes on until it is ended."""
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+
+
+def failed(error: ZaibeiError, exit_code: int) -> dict[str, Any]:
+    """What a program reads of an error: `exit_code` is the process's own."""
+    kind = type(error)
+    return {
+        "error": {
+            "kind": kind.__name__,
+            "exit_code": exit_code,
+            "retryable": kind.retryable,
+            "message": error.message,
+            "hints": error.hints,
+        }
+    }
+
+
+def complain(error: ZaibeiError, exit_code: int) -> None:
     """The message and its hints on stderr, word for word: a wrapped `file:line` opens in no editor, and rich
-    would draw the `:key:` of a path as an emoji.
+    would draw the `:key:` of a path as an emoji. With `--json` an object on stdout too, if none is there yet.
     """
+    if "--json" in sys.argv and not _emitted:
+        emit(failed(error, exit_code))
     word = {2: "usage", 3: "invalid", 4: "refused", 5: "missing"}.get(error.exit_code, "error")
     talk.print(f"[bold red]{word}:[/] ", end="")
     talk.print(error.message, markup=False, emoji=False, soft_wrap=True)

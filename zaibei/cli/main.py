@@ -72,7 +72,7 @@ def run() -> None:
     except ZaibeiError as error:
         from zaibei.cli.console import complain  # noqa: PLC0415
 
-        complain(error)
+        complain(error, error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

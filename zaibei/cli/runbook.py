@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zaibei.cli.console import emit, progress, talk
+from zaibei.cli.console import emit, failed, progress, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.state import state_dir
@@ -197,27 +197,13 @@ def _say_only(source: "Source", asked: dict[str, str], warning: str | None, *, j
 
 @contextmanager
 def _told_as(*, json: bool) -> "Iterator[None]":
-    """With --json a failure is an object too: `error`, and the journal when the run has one."""
+    """With --json the object of a failure holds the journal too, when the run has one."""
     try:
         yield
     except ZaibeiError as error:
-        if json:
-            run = getattr(error, "run", None)
-            emit(_failed(error) if run is None else {**_journal(run), **_failed(error)})
+        if json and (run := getattr(error, "run", None)) is not None:
+            emit({**_journal(run), **failed(error, error.exit_code)})
         raise
-
-
-def _failed(error: ZaibeiError) -> dict[str, object]:
-    kind = type(error)
-    return {
-        "error": {
-            "kind": kind.__name__,
-            "exit_code": kind.exit_code,
-            "retryable": kind.retryable,
-            "message": error.message,
-            "hints": error.hints,
-        }
-    }
 
 
 def _journal(run: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, reachable, say, standby, told
-from zaibei.cli.console import Lines, talk
+from zaibei.cli.console import Lines, emit_line, talk
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ Name = Annotated[str, typer.Argument(help="The job's name.")]
 def add(
     name: Name,
     cron: Annotated[str | None, typer.Option(help='"30 2 * * *": five fields.')] = None,
-    zone: Annotated[str, typer.Option(help="Of the cron's hours: Asia/Shanghai.")] = "UTC",
+    zone: Annotated[
+        str | None, typer.Option(help="Of the cron's hours: Asia/Shanghai. [default: UTC]")
+    ] = None,
     every: Annotated[str | None, typer.Option(help="6h; counted in UTC.")] = None,
     files: Annotated[
         list[Path] | None, typer.Option(help="A file or directory; repeatable.")
@@ -57,6 +59,8 @@ def add(
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         Rules.of(exclude or ())  # a rule that is none is told now, not at two in the night
+        if zone and not cron:
+            raise Usage(f"--zone {zone} without --cron", hint="an interval counts in UTC")
         if repo and password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
         one = model.Job(
@@ -69,7 +73,7 @@ def add(
             repos=tuple(repo or ()),
             password_file=str(password_file.absolute()) if password_file else None,
             cron=cron,
-            zone=zone,
+            zone=zone or "UTC",
             every=duration(every) if every else None,
             jitter=duration(jitter),
             timeout=duration(timeout),
@@ -163,19 +167,27 @@ def status(json: Json = False) -> None:
 @group.command()
 def run(
     once: Annotated[bool, typer.Option("--once", help="Run what is due now, and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="An object a line on stdout.")] = False,
 ) -> None:
     """Run the jobs at their time until ended: SIGTERM hands running slots over. --once for cron and systemd."""
     with told():
         import signal  # noqa: PLC0415
         import threading  # noqa: PLC0415
 
-        from backup.schedule.service import Children, Service  # noqa: PLC0415
+        from backup.schedule.service import Children, Event, Service  # noqa: PLC0415
 
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         lines = Lines()
-        failures = Service(Children(), CLOCK, lines.note).run(stop, once=once)
+
+        def say_as_it_happens(event: Event) -> None:
+            if json:
+                emit_line(event)
+            else:
+                lines.note(str(event))
+
+        failures = Service(Children(), CLOCK, say_as_it_happens).run(stop, once=once)
     raise typer.Exit(1 if failures else 0)
 
 

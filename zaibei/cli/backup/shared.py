@@ -122,8 +122,9 @@ def told() -> Iterator[None]:
     try:
         yield
     except ZaibeiError as bad:
-        complain(bad)
-        sys.exit(2 if isinstance(bad, Usage) else 1)
+        code = 2 if isinstance(bad, Usage) else 1
+        complain(bad, code)
+        sys.exit(code)
 
 
 def places(
@@ -141,7 +142,7 @@ def places(
     if urls:
         if password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
-        secret = vaults.passphrase(password_file)
+        secret = _passphrase(password_file)
         return [(vaults.open_url(u), secret) for u in urls]
     stores = vaults.stack_stores()
     if password_file is None and make:
@@ -149,8 +150,20 @@ def places(
         if new:
             talk.print(f"[bold red]ESCROW:[/] {vaults.escrow_note()}")
     else:
-        secret = vaults.passphrase(password_file)
+        secret = _passphrase(password_file) if password_file else vaults.passphrase()
     return [(s, secret) for s in stores]
+
+
+def _passphrase(file: Path) -> str:
+    """Said and not refused when others can read it: a cluster hands out its secrets so, and the backup must run."""
+    from backup.vaults import passphrase  # noqa: PLC0415
+
+    said = passphrase(file)
+    if file.stat().st_mode & 0o077:
+        talk.print(
+            f"note: {file} can be read by others: chmod 600 {file}", markup=False, soft_wrap=True
+        )
+    return said
 
 
 def opened(
