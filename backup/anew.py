@@ -105,8 +105,6 @@ def _not_copied(repo: Repository, prefix: str, out: Anew) -> list[Stat]:
     for stat in repo.named(prefix):
         if stat.key in taken or stat.key in gone:
             continue
-        if prefix == snapshot.PREFIX and not copies.numbered(stat.key):
-            continue  # nobody's: `verify` tells of it
         try:
             # Of one that is gone the copy under an older root is what is left.
             if stat.key not in originals or _sealed_in(repo, stat.key) < repo.keys.epoch:

@@ -50,20 +50,12 @@ def there(repo: Repository, prefix: str, *, epoch: int | None = None) -> list[Co
         for e in epochs
         for top in (snapshot.resealed_key(e, ""),)
         for stat in repo.listed(top + prefix)
-        if prefix != snapshot.PREFIX or numbered(stat.key.removeprefix(top))
     ]
 
 
 def copy_of(key: str) -> Copy | None:
     found = _KEY.fullmatch(key)
     return None if found is None else Copy(int(found[1]), found[2])
-
-
-def numbered(key: str) -> bool:
-    """Whether a name under `snapshots/` is one of ours."""
-    with suppress(Damage):
-        return snapshot.sequence_of(key) >= snapshot.FIRST
-    return False
 
 
 def where(repo: Repository, key: str) -> Stat | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
-from backup import marks, snapshot, unread
+from backup import marks, names, snapshot, unread
 from backup.marks import TERMS, Mark, Terms
 from backup.repository import Repository, retry
 from backup.runs import Run
@@ -39,7 +39,7 @@ class Lease:
             last = max(s.modified for s in unreadable)
             self.packs |= {
                 s.key.rpartition("/")[2]
-                for s in repository.store.list("packs/")
+                for s in names.ours_in(repository.store.list("packs/"))
                 if s.modified <= last
             }
 

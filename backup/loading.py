@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from backup import marks
+from backup import marks, names
 from backup.ahead import ahead
 from backup.index import SEGMENT_BYTES_MAX, Catalogue, Segment, read_segment
 from backup.pack import Entry, fetch_trailer
@@ -66,7 +66,7 @@ def rebuilt(repo: Repository, damaged: Damaged | None = None) -> Catalogue:
         return name, stat.size_bytes, fetch_trailer(repo.keys, name, stat.size_bytes, part)
 
     held = Catalogue()
-    for stat, done in ahead(repo.store.list("packs/"), read, workers=_TRAILERS):
+    for stat, done in ahead(names.ours_in(repo.store.list("packs/")), read, workers=_TRAILERS):
         try:
             held.add(*done.result())
         except Damage as bad:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final, TypeVar
 
-from backup import runs, snapshot, wal
+from backup import names, runs, snapshot, wal
 from backup.authority import FIRST_EPOCH
 from backup.immutability import ALWAYS, RETAIN_MAX, many
 from backup.pack import key_of
@@ -154,7 +154,8 @@ def _held(reader: Reader, one: Snapshot, ends: Ends, progress: Progress) -> Held
     repo, ids = reader.repository, reachable(reader.repository, [one], progress, reader=reader)
     packs = {key_of(p.pack): p.pack for p in reader.catalogue.liveness(ids) if p.live_blobs}
     segments = [f"index/{s}" for s in reader.catalogue.segments_naming(packs.values())]
-    always = [k for k in ends if k == CONFIG or k.startswith(ALWAYS)]
+    # Nobody locks what is not ours, so it must not pass for the weakest of what a snapshot needs.
+    always = [k for k in ends if k == CONFIG or (k.startswith(ALWAYS) and names.ours(k))]
     needed = {k: _known(repo, ends, k) for k in (*packs, *segments, *always, _key(repo, ends, one))}
 
     def elsewhere(key: str) -> bool:

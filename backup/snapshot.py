@@ -9,7 +9,6 @@ In the clear: repository, sequence, chain. Sealed: everything about what was bac
 import base64
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -71,13 +70,8 @@ def key_of(sequence: int) -> str:
 
 
 def numbers(stats: Iterable[Stat]) -> dict[int, Stat]:
-    """By number. A name that none of us writes (`.nfs0001`, `.DS_Store`) is nobody's snapshot, and must not keep a
-    disaster from being restored; `verify` tells of it."""
-    found = {}
-    for stat in stats:
-        with suppress(Damage):
-            found[sequence_of(stat.key)] = stat
-    return found
+    """By number, of what was listed."""
+    return {sequence_of(stat.key): stat for stat in stats}
 
 
 def sequence_of(key: str) -> int:

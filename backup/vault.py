@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeVar
 
+from backup import names
 from infra.objectstore.contract import NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Unreachable
@@ -38,8 +39,8 @@ class Vault:
             raise
 
     def listed(self, prefix: str) -> list[Stat]:
-        """All at once: for prefixes whose count is bounded by runs, not by data."""
-        return retry(self.clock, lambda: list(self.store.list(prefix)))
+        """What is ours, all at once: for prefixes whose count is bounded by runs, not by data."""
+        return retry(self.clock, lambda: list(names.ours_in(self.store.list(prefix))))
 
 
 def retry(clock: Clock, call: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@ before: `structure` (signatures, chain, index, listings, sizes), `sample` (packs
 read first, within a budget), `full` (every byte of every object). The fourth level is to restore: `room`.
 """
 
+import os
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from backup import (
     listings,
     loading,
     marks,
+    names,
     neededlog,
     points,
-    runs,
     snapshot,
     traces,
     wal,
@@ -31,7 +32,6 @@ from backup.ledger import Ledger
 from backup.pack import check_blobs, check_name, key_of
 from backup.reader import Reader
 from backup.repository import CONFIG, Repository, access, read_config
-from backup.schedule import lease
 from backup.snapshot import Snapshot
 from backup.unneeded import Unneeded
 from infra.objectstore.contract import NotThere, Stat
@@ -43,11 +43,7 @@ __all__ = ["Budget", "Level", "Report", "verify"]
 SHARE: Final = 0.1
 WORKERS: Final = 3  # twice as many packs are in memory at most
 _PACKS = "packs/"
-# What a repository may hold beside what is checked here by name.
-_KNOWN = (
-    CONFIG, "keys/", "epochs/", "revoked/", _PACKS, "index/", snapshot.PREFIX,
-    forgotten.PREFIX, marks.PREFIX, runs.PREFIX, snapshot.RESEALED, lease.PREFIX, wal.PREFIX,
-)  # fmt: skip
+_STRANGE: Final = 5  # names that are not ours, told of each folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +227,7 @@ def _present(
     indexed = held.packs()
     wanted = next(indexed, None)
     strange: dict[str, int] = {}
+    first: dict[str, list[str]] = {}
 
     def lost(name: str, why: str) -> None:
         if name in unneeded:
@@ -242,9 +239,11 @@ def _present(
     for stat in repo.store.list(""):
         name = _pack_name(stat)
         if name is None:
-            if not _ours(stat.key):
-                top = stat.key.partition("/")[0]
+            if not names.ours(stat.key):
+                top, _, tail = stat.key.partition("/")
                 strange[top] = strange.get(top, 0) + 1
+                if top in names.FOLDERS and strange[top] <= _STRANGE:
+                    first.setdefault(top, []).append(listings.said(os.fsencode(tail)))
             continue
         while wanted is not None and wanted[0] < name:
             lost(wanted[0], "is missing")
@@ -260,23 +259,20 @@ def _present(
         lost(wanted[0], "is missing")
         wanted = next(indexed, None)
     for top, count in strange.items():
-        out.note(f"{top}: {count} objects that are not of a repository")
-
-
-def _ours(key: str) -> bool:
-    """By its name, and for all but packs."""
-    again = copies.copy_of(key)
-    if key.startswith(snapshot.RESEALED) and again is None:
-        return False
-    of = key if again is None else again.of
-    foreign = of.startswith(snapshot.PREFIX) and not copies.numbered(of)
-    return key.startswith(_KNOWN) and not key.startswith(_PACKS) and not foreign
+        if top in first:
+            more = ", …" if count > len(first[top]) else ""
+            out.note(
+                f"{top}/: {count} objects that are not zaibei's; nothing reads them, and they may be"
+                f" deleted: {', '.join(first[top])}{more}"
+            )
+        else:
+            out.note(f"{listings.said(os.fsencode(top))}: {count} objects that are not zaibei's")
 
 
 def _pack_name(stat: Stat) -> str | None:
-    name = stat.key.rpartition("/")[2]
-    is_name = len(name) == 64 and not set(name) - set("0123456789abcdef")
-    return name if is_name and stat.key == key_of(name) else None
+    if not (stat.key.startswith(_PACKS) and names.ours(stat.key)):
+        return None
+    return stat.key.rpartition("/")[2]
 
 
 def _contents(

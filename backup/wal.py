@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from backup import blob
+from backup import blob, names
 from backup.pack import padme
 from backup.repository import Repository, retry
 from backup.seal import Kind, seal_whole
@@ -38,10 +38,6 @@ _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _HEADER = struct.Struct("<HHIQI4xQII")  # XLogLongPageHeaderData: magic, info, …, system, sizes
 _LONG_HEADER = 0x0002
 HEADER_BYTES: Final = _HEADER.size
-_KEY = re.compile(
-    r"wal/system=(?P<system>\d+)/epoch=(?P<epoch>\d+)/timeline=(?P<timeline>[0-9A-F]{8})/"
-    r"(?:(?P<history>(?P=timeline)\.history)|(?P<segment>(?P=timeline)[0-9A-F]{16})(?:\.part/(?P<part>\d{6}))?)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,14 +144,13 @@ def missing(items: Iterable[Item], *, timeline: int, start: int, stop: int) -> l
 
 
 def systems(repo: Repository) -> list[int]:
-    """The clusters whose WAL is there. Raises Damage for a name that is not of an archive."""
-    return sorted({int(_parsed(repo, stat.key)["system"]) for stat in repo.named(PREFIX)})
+    """The clusters whose WAL is there."""
+    return sorted({int(_parsed(stat.key)["system"]) for stat in repo.named(PREFIX)})
 
 
-def _parsed(repo: Repository, key: str) -> re.Match[str]:
-    found = _KEY.fullmatch(key)
-    if found is None:
-        raise Damage(f"{repo.name}: {key}: not a name of the archive")
+def _parsed(key: str) -> re.Match[str]:
+    found = names.WAL.fullmatch(key)
+    assert found is not None, "no other name is listed"
     return found
 
 
@@ -171,10 +166,10 @@ class Archive:
         return f"{PREFIX}system={self.system}/"
 
     def items(self) -> list[Item]:
-        """In name order. Raises Damage for a name that is not of an archive."""
+        """In name order."""
         out = []
         for stat in self.repository.named(self.prefix):
-            found = _parsed(self.repository, stat.key)
+            found = _parsed(stat.key)
             timeline = int(found["timeline"], 16)
             out.append(
                 Item(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup import forgotten, heads, marks, snapshot, wal
+from backup import forgotten, heads, marks, names, snapshot, wal
 from backup.blob import Chunk
 from backup.cover import cover, write_segment
 from backup.forgotten import Link
@@ -59,7 +59,7 @@ def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
         indexed = dict(held.packs())
         present = set()
         progress.step(f"{repo.name}: looking at packs")
-        for done, stat in enumerate(repo.store.list("packs/"), 1):
+        for done, stat in enumerate(names.ours_in(repo.store.list("packs/")), 1):
             name = stat.key.rpartition("/")[2]
             present.add(name)
             try:
