@@ -4,8 +4,13 @@ Being let out is a signed statement. Who was let out still holds what they held:
 takes the future from them, and only a finished one the past.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from backup import recipients, signed, snapshot, unlock
 from backup.authority import FIRST_EPOCH
@@ -15,14 +20,30 @@ from backup.keys import Kdf
 from backup.recipients import ESCROW, WRITER, Identity
 from backup.repository import Repository, access
 from backup.unlock import Held, Revocation
-from zaibei.kernel.errors import Refused, Usage
+from zaibei.kernel.errors import Damage, Refused, Usage
+
+MEND: Final = (
+    "remove that object, as who may delete; then let its owner in again: zaibei backup key add"
+)
+_FORMATS: Final = (1, 2)
+# Kind and name lie side by side in the canonical form, so that they are found also where the rest of it is broken.
+_SAYS: Final = re.compile(rb'"kind":"([^"\\]{1,32})"(?:,"name":"([^"\\]{1,200})")?')
+
+
+class State(StrEnum):
+    SOUND = "sound"
+    NEWER = "newer"  # of a format or kind that this zaibei does not know
+    STRANGER = "stranger"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """One recipient or host. `epoch`: the newest that it was let into. `carried`: a rotation needs nobody's
-    secret to take it along."""
+    secret to take it along. `object`: its key object of that epoch."""
 
+    object: str
+    state: State
     id: str
     kind: str
     name: str
@@ -33,27 +54,77 @@ class Member:
     revoked: Revocation | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """An object under `keys/` that lets nobody in. `kind` and `name` are what it says of itself, as far as it can be
+    read: nobody vouches for them."""
+
+    object: str
+    state: State
+    kind: str | None
+    name: str | None
+    why: str
+    mend: str | None
+
+
 def members(repo: Repository) -> list[Member]:
     """Everybody who was ever let in, by kind and name."""
+    return _members(access(repo.store, repo.config, clock=repo.clock))
+
+
+def everything(repo: Repository) -> tuple[list[Member], list[Other]]:
+    """With what is there and lets nobody in: one of these may be the key that somebody counts on."""
     found = access(repo.store, repo.config, clock=repo.clock)
+    return _members(found), list(_others(repo, found))
+
+
+def _others(repo: Repository, found: unlock.Access) -> Iterator[Other]:
+    for key, bad in found.damage.items():
+        kind, name = _said(repo, key)
+        yield Other(
+            object=key, state=State.DAMAGED, kind=kind, name=name, why=bad.message, mend=MEND
+        )
+    for key, one in found.strangers.items():
+        kind, name = (None if (t := one.body.get(f)) is None else str(t) for f in ("kind", "name"))
+        yield Other(object=key, state=State.STRANGER, kind=kind, name=name, why=one.why, mend=None)
+
+
+def _said(repo: Repository, key: str) -> tuple[str | None, str | None]:
+    with suppress(Damage):  # gone meanwhile, or its bytes cannot be read at all
+        if (found := _SAYS.search(repo.read(key))) is not None:
+            kind, name = (None if b is None else b.decode(errors="replace") for b in found.groups())
+            return kind, name
+    return None, None
+
+
+def _members(found: unlock.Access) -> list[Member]:
     newest: dict[str, Held] = {}
     for one in found.held:
         if one.id not in newest or newest[one.id].epoch < one.epoch:
             newest[one.id] = one
     out = [
         Member(
+            object=one.key,
+            state=_state(one),
             id=one.id,
             kind=one.kind,
             name=str(one.body.get("name", "")),
             curve=one.body.get("curve"),
             epoch=one.epoch,
-            opens=one.kind in recipients.OPENING and one.epoch == found.authority.newest.epoch,
+            opens=one.kind in recipients.OPENING
+            and _state(one) is State.SOUND
+            and one.epoch == found.authority.newest.epoch,
             carried=recipients.can_be_carried(one.body),
             revoked=found.revoked.get(one.id),
         )
         for one in newest.values()
     ]
     return sorted(out, key=lambda m: (m.kind, m.name, m.id))
+
+
+def _state(one: Held) -> State:
+    known = one.kind in (*recipients.OPENING, WRITER) and one.body.get("format") in _FORMATS
+    return State.SOUND if known else State.NEWER
 
 
 def add_passphrase(

@@ -44,7 +44,7 @@ class Held:
 
     @property
     def kind(self) -> str:
-        return str(self.body["kind"])
+        return str(self.body.get("kind", ""))
 
     @property
     def id(self) -> str:
@@ -60,6 +60,14 @@ class Revocation:
     at: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stranger:
+    """What is whole under `keys/` and lets nobody in here. `body` is what it says of itself, vouched for by nobody."""
+
+    body: signed.Body
+    why: str
+
+
 @dataclass(slots=True)
 class Access:
     """What `keys/` and `revoked/` say. `damage`: what could not be read."""
@@ -68,9 +76,7 @@ class Access:
     held: list[Held] = field(default_factory=list)
     revoked: dict[str, Revocation] = field(default_factory=dict)
     damage: dict[str, Damage] = field(default_factory=dict)  # by key
-    strangers: list[str] = field(
-        default_factory=list
-    )  # of another repository, or of an epoch that never began
+    strangers: dict[str, "Stranger"] = field(default_factory=dict)  # by key
 
 
 def reigns(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> tuple[Reign, ...]:
@@ -92,12 +98,12 @@ def access(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> A
     out = Access(Authority(repository=repository, reigns=chain))
     for stat in shelf.listed(KEYS):
         try:
-            body = read_key(shelf, stat.key, out.authority, suite)
+            body, why = read_key(shelf, stat.key, out.authority, suite)
         except Damage as bad:
             out.damage[stat.key] = bad
             continue
-        if body is None:
-            out.strangers.append(stat.key)
+        if why is not None:
+            out.strangers[stat.key] = Stranger(body=body, why=why)
         else:
             out.held.append(Held(key=stat.key, body=body))
     for stat in shelf.listed(REVOKED):
@@ -117,9 +123,11 @@ def access(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> A
     return out
 
 
-def read_key(shelf: Shelf, key: str, authority: Authority, suite: Suite) -> signed.Body | None:
-    """A recipient's body; None for one of another repository, or of an epoch that was never announced: an `init`
-    or a rotation that died, or a stranger."""
+def read_key(
+    shelf: Shelf, key: str, authority: Authority, suite: Suite
+) -> tuple[signed.Body, str | None]:
+    """A recipient's body, and why it lets nobody in here: it is a stranger's, or what is left of an `init` or a
+    rotation that died."""
     what = f"{shelf.name}: {key}"
     raw = shelf.read(key)
     if suite.digest(raw) != key.removeprefix(KEYS):
@@ -127,22 +135,22 @@ def read_key(shelf: Shelf, key: str, authority: Authority, suite: Suite) -> sign
     body, signature = signed.parse(raw, what=what)
     epoch = body.get("epoch")
     if body.get("repository") != authority.repository.hex() or not isinstance(epoch, int):
-        return None
+        return body, "of another repository"
     if not FIRST_EPOCH <= epoch <= authority.newest.epoch:
-        return None
+        return body, f"of epoch {epoch}, which was never announced"
     try:
         signed.check("key", body, signature, authority.reigns[epoch - 1].signer, what=what)
     except Damage:
         if epoch == FIRST_EPOCH:
             raise
-        return None  # of a rotation that another overtook: its root was never announced
+        return body, f"of a rotation to epoch {epoch} that another overtook"
     if body.get("kind") == recipients.WRITER and epoch < authority.newest.epoch:
         # Who stole an old root can sign a certificate with it, but not date it back.
         try:
             authority.check("key", body, signature, key=key, digest=suite.digest(raw))
         except Retired:
-            return None
-    return body
+            return body, f"signed with the keys of epoch {epoch}, after they were retired"
+    return body, None
 
 
 def keyring(shelf: Shelf, found: Access, secret: Secret, *, suite: Suite) -> Keyring:

@@ -129,8 +129,8 @@ def _recipients(repo: Repository, out: Report) -> None:
         for key, bad in found.damage.items():
             with out.collecting(key):
                 raise bad
-        for key in found.strangers:
-            out.note(f"{key}: of another repository, or never in use")
+        for key, stranger in found.strangers.items():
+            out.note(f"{key}: {stranger.why}")
 
 
 def _chain(repo: Repository, out: Report) -> list[Snapshot]:

@@ -116,3 +116,26 @@ def test_a_key_file_that_others_can_read_is_refused(person: Person) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o640)
     person.says("list", before=("--identity-file", file), code=2)
+
+
+def test_a_damaged_key_is_listed_and_says_what_to_do(person: Person) -> None:
+    second = person.base / "second"
+    second.write_text("battery staple\n")
+    person.says("key", "add", "--new-password-file", second, "--name", "wang")
+    (told,) = person.says("key", "list")["repositories"].values()
+    assert (told["others"], {m["state"] for m in told["members"]}) == ([], {"sound"})
+    (object_,) = [m["object"] for m in told["members"] if m["name"] == "wang"]
+    file = person.base / "repo" / object_
+    raw = file.read_bytes()
+    file.chmod(0o600)
+    file.write_bytes(raw.replace(b'"wang"', b'"w\x1b[2J"')[:-1])
+
+    (told,) = person.says("key", "list", code=1)["repositories"].values()
+    assert [m["name"] for m in told["members"]] == [""]
+    (other,) = told["others"]
+    assert (other["object"], other["state"], other["kind"]) == (object_, "damaged", "passphrase")
+    argv = ["key", "list", "--repo", person.url, "--password-file", str(person.password)]
+    done = CliRunner().invoke(app, argv)
+    assert done.exit_code == 1
+    assert object_ in done.output and "DAMAGED" in done.output and "key add" in done.output
+    assert "\x1b" not in done.output, "what nobody vouches for does not move the cursor"

@@ -212,3 +212,50 @@ def test_the_vault_learns_names_of_recipients_and_no_secret(
     for secret in (repo.keys.root, repo.keys.id, mine.private, PASSPHRASE.encode()):
         assert secret not in everything
         assert secret.hex().encode() not in everything
+
+
+def test_a_damaged_key_object_is_listed_with_what_can_still_be_read(repo: Repository) -> None:
+    membership.add_passphrase(repo, "another", name="wang", kdf=FAST)
+    membership.add_passphrase(repo, "third", name="li", kdf=FAST)
+    assert isinstance(repo.store, MemoryStore)
+    objects = {m.name: m.object for m in membership.members(repo)}
+    whole = repo.store.read(objects["wang"])
+    repo.store.corrupt(
+        objects["wang"], whole[:-9]
+    )  # no document any more, and still says whose it was
+    repo.store.corrupt(objects["li"], b"")
+
+    members, others = membership.everything(repo)
+    assert [m.name for m in members] == [""]
+    assert {(o.object, o.state, o.kind, o.name) for o in others} == {
+        (objects["wang"], "damaged", "passphrase", "wang"),
+        (objects["li"], "damaged", None, None),
+    }
+    assert all(o.mend is not None and "key add" in o.mend for o in others)
+
+
+def test_keys_of_strangers_and_of_a_newer_zaibei_are_listed_as_such(
+    make: Callable[..., Repository],
+) -> None:
+    repo, other = make("site-b"), make("site-c")
+    (theirs,) = other.store.list("keys/")
+    repo.store.create(theirs.key, other.store.read(theirs.key))
+    base = {"repository": repo.keys.repository.hex(), "suite": "intl", "name": "li"}
+    for more in (
+        {"format": 3, "kind": "passphrase", "epoch": 1},
+        {"format": 2, "kind": "dna", "epoch": 1},
+        {"format": 3, "epoch": 1},
+        {"format": 2, "kind": "x25519", "epoch": 2},  # of a rotation that died
+    ):
+        data = signed.sign("key", base | more, repo.keys.signer)
+        repo.store.create(f"keys/{repo.keys.suite.digest(data)}", data)
+
+    members, others = membership.everything(repo)
+    newer = [m for m in members if m.state == "newer"]
+    assert sorted(m.kind for m in newer) == ["", "dna", "passphrase"]
+    assert not any(m.opens for m in newer)
+    assert {(o.state, o.why, o.mend) for o in others} == {
+        ("stranger", "of another repository", None),
+        ("stranger", "of epoch 2, which was never announced", None),
+    }
+    assert theirs.key in {o.object for o in others}

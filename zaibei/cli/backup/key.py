@@ -12,7 +12,7 @@ from zaibei.cli.console import progress, talk
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
-    from backup.membership import Member
+    from backup.membership import Member, Other
     from backup.repository import Repository
 
 key = typer.Typer(no_args_is_help=True, help="Who can open, who can write, and a new root.")
@@ -79,20 +79,26 @@ def add(
 
 @key.command("list")
 def list_(repo: Repo = None, password_file: Password = None, json: Json = False) -> None:
-    """Everybody who was ever let in."""
+    """Everybody who was ever let in, and what lies beside their keys. Ends with 1 where a key is damaged."""
     with told():
-        from backup.membership import members  # noqa: PLC0415
+        from backup.membership import everything  # noqa: PLC0415
 
-        found = {r.name: (r, members(r)) for r in opened(repo, password_file)}
+        found = {r.name: (r, *everything(r)) for r in opened(repo, password_file)}
     say(
         json,
         {
             "repositories": {
-                name: {"epoch": r.keys.epoch, "members": all_} for name, (r, all_) in found.items()
+                name: {"epoch": r.keys.epoch, "members": all_, "others": others}
+                for name, (r, all_, others) in found.items()
             }
         },
-        [f"{name}  {_line(m)}" for name, (_, all_) in found.items() for m in all_],
+        [
+            f"{name}  {line}"
+            for name, (_, all_, others) in found.items()
+            for line in (*map(_line, all_), *map(_other, others))
+        ],
     )
+    raise typer.Exit(any(o.mend for _, _, others in found.values() for o in others))
 
 
 @key.command()
@@ -230,5 +236,18 @@ def _rotated(
 def _line(m: "Member") -> str:
     gone = f"  REVOKED ({m.revoked.why})" if m.revoked else ""
     opens = "opens" if m.opens else "writes" if m.kind == "writer" else "opens no more"
+    if m.state == "newer":
+        opens = "NEWER: this zaibei does not know what it opens"
     carried = "" if m.carried or m.kind == "writer" else ", has to be given at a rotation"
     return f"{m.id}  {m.kind:<10} {m.name:<16} epoch {m.epoch}  {opens}{carried}{gone}"
+
+
+def _other(o: "Other") -> str:
+    """What an object says of itself may hold anything, also what moves a cursor."""
+    from backup.listings import said  # noqa: PLC0415
+
+    kind, name = (
+        said((text or "unknown").encode(errors="replace")) for text in (o.kind, o.name or "-")
+    )
+    mend = f"\n  mend: {o.mend}" if o.mend else ""
+    return f"{o.object}  {kind:<10} {name:<16} {o.state.upper()}: {o.why}{mend}"
