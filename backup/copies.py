@@ -4,7 +4,7 @@ its damage before the day on which there is nothing else; that it is there says 
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -17,15 +17,16 @@ from backup.forgotten import Forgotten, Link
 from backup.repository import Repository, retry
 from backup.seal import Kind, epoch_of, open_whole, seal_whole
 from backup.snapshot import Snapshot
-from infra.objectstore.contract import NotThere, Stat
-from zaibei.kernel.errors import Damage
+from infra.objectstore.contract import Locked, NotThere, ObjectStore, Stat
+from zaibei.kernel.errors import Damage, Refused
 
 WORKERS: Final = 3
 # Nothing is ever overwritten, so a damaged copy stands in the way of a whole one.
 CLEAR: Final = (
-    "remove it, as who may delete (a lock holds it to its end), then"
+    "zaibei backup repair --confirm NAME removes it, as who may delete (a lock holds it to its end); then"
     " zaibei backup key rotate --resume --confirm NAME"
 )
+_VERSIONS_MAX: Final = 16  # of one name, removed in one go
 HEAL: Final = "its original is gone too: zaibei backup heal --from OTHER-REPOSITORY"
 _KEY = re.compile(rf"{snapshot.RESEALED}(\d{{10}})/((?:{snapshot.PREFIX}|{wal.PREFIX}).+)")
 
@@ -173,6 +174,79 @@ def each(repo: Repository, prefix: str) -> Iterator[tuple[Copy, Damage | None]]:
                 yield one, bad
         else:
             yield one, None
+
+
+def spare(repo: Repository, chain: Iterable[Snapshot], *, read: bool) -> dict[str, str]:
+    """Copies that do not open, or say something else than the chain does, where the name that they are copies of is
+    read without them: key -> what is wrong. `read`: those of the log too."""
+    known = {one.sequence: one for one in chain}
+    every = [*there(repo, snapshot.PREFIX), *(there(repo, wal.PREFIX) if read else ())]
+    out = {}
+    for one, done in ahead(every, lambda c: _wrong(repo, c, known), workers=WORKERS):
+        why = done.result()
+        if why is not None and _read_without(repo, one):
+            out[one.key] = f"{why}; nothing is lost with it: {one.of} opens"
+    return out
+
+
+def clear(
+    repo: Repository,
+    deleter: ObjectStore | None,
+    found: Iterable[str],
+    chain: Iterable[Snapshot],
+) -> dict[str, str]:
+    """Remove what `spare` found, so that a rotation can make it again. What stays, and why. Safe to repeat."""
+    known = {one.sequence: one for one in chain}
+    stay = {}
+    for key in found:
+        one = copy_of(key)
+        assert one is not None, "it was found among the copies"
+        why = "only the deleter can remove it" if deleter is None else None
+        if deleter is not None:
+            why = _why_not_removed(repo, deleter, one, known)
+        if why is not None:
+            stay[key] = why
+    return stay
+
+
+def _why_not_removed(
+    repo: Repository, deleter: ObjectStore, one: Copy, known: Mapping[int, Snapshot]
+) -> str | None:
+    for _ in range(_VERSIONS_MAX):
+        try:
+            # The version before the look: a whole copy that comes meanwhile is another version, and stays.
+            version = retry(repo.clock, lambda: repo.store.stat(one.key)).version
+            if _wrong(repo, one, known) is None:
+                return None  # somebody else was faster; or what lay below what was written over it
+            retry(repo.clock, lambda version=version: deleter.remove(one.key, version=version))  # type: ignore[misc]
+        except NotThere:
+            return None
+        except (Locked, Refused) as no:
+            return no.message
+    return f"{_VERSIONS_MAX} damaged versions of it were removed, and there are more"
+
+
+def _wrong(repo: Repository, one: Copy, known: Mapping[int, Snapshot]) -> str | None:
+    try:
+        if one.of.startswith(wal.PREFIX):
+            open_log(repo, one)
+            return None
+        held = open_snapshot(repo, one)
+    except Damage as bad:
+        return None if isinstance(bad.__cause__, NotThere) else bad.message
+    return None if held == known.get(held.sequence, held) else "not what its original is"
+
+
+def _read_without(repo: Repository, one: Copy) -> bool:
+    """Whether what is read under the name of the original is something else than this copy, and opens."""
+    try:
+        if one.of.startswith(wal.PREFIX):
+            repo.opened(Kind.WAL, one.of)
+        else:
+            repo.snapshot(snapshot.sequence_of(one.of))
+    except Damage:
+        return False
+    return True
 
 
 def carried(repo: Repository, one: Copy) -> bytes:

@@ -69,13 +69,16 @@ def heal(
     rng: random.Random | None = None,
     write: bool = True,
 ) -> Healed:
-    """`deleter`: needed only to put WAL in the place of damaged WAL, whose name is fixed. Safe to repeat."""
+    """`deleter`: needed only for what has a fixed name: to put WAL in the place of damaged WAL, and to remove damaged
+    copies of a rotation. Safe to repeat."""
     if repo.config.repository == sibling.config.repository:
         raise Usage(f"{repo.name} and {sibling.name} are one repository")
     wounds = find(repo, progress, read=read)
     out = Healed(wounds=wounds)
     if not write:
         return out
+    for key, no in copies.clear(repo, deleter, wounds.copies, wounds.whole).items():
+        out.lost(f"{key}: {wounds.copies[key]}; {no}")
     dress(repo, wounds)
     out.indexed = len(wounds.unindexed)
     theirs = by_moment(sibling)

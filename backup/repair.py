@@ -1,13 +1,16 @@
 """Mending without a second repository: what is whole is kept and found again, what is lost is named, and nothing
 lost is ever called whole. Each snapshot with a loss is committed anew without the lost files, incomplete and
 with their names, and the old one forgotten. `heal` is better wherever another vault has the data.
+
+One thing is removed: a damaged copy under `resealed/` whose original opens. Its name is fixed, so as long as it is
+there no rotation can put a whole one in its place; a mark would not help.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from backup import tree
+from backup import copies, tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import LOST
@@ -18,6 +21,7 @@ from backup.snapshot import Snapshot
 from backup.tree import TREE_BYTES, Node
 from backup.wounds import Wounds, dress, find, salvage
 from backup.writer import Writer
+from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.errors import Damage
 from zaibei.kernel.progress import Progress
 
@@ -40,11 +44,22 @@ class Repaired:
     indexed: int = 0
     salvaged: int = 0
     losses: list[Loss] = field(default_factory=list)
+    stay: dict[str, str] = field(default_factory=dict)  # a damaged copy -> why it was not removed
 
     @property
     def complete(self) -> bool:
-        """Nothing is lost. Damage that cost nothing is no loss; log that is lost is, and nothing here mends it."""
-        return not (self.losses or self.wounds.wal or self.wounds.keys)
+        """Nothing is lost. Damage that cost nothing is no loss; log that is lost is, and nothing here mends it. Nor
+        is it complete while a damaged copy is in a rotation's way."""
+        return not (self.losses or self.wounds.wal or self.wounds.keys or self.stay)
+
+    def copies_told(self, *, done: bool) -> list[str]:
+        gone = "removed" if done else "would be removed"
+        return [
+            f"NOT REMOVED: {key}: {self.stay[key]}"
+            if key in self.stay
+            else f"{gone}: {key}; zaibei backup key rotate --resume makes it again"
+            for key in self.wounds.copies
+        ]
 
 
 def repair(
@@ -52,14 +67,16 @@ def repair(
     progress: Progress,
     *,
     read: bool = True,
+    deleter: ObjectStore | None = None,
     rng: random.Random | None = None,
     write: bool = True,
 ) -> Repaired:
-    """Safe to repeat."""
+    """`deleter`: needed only to remove damaged copies of a rotation, whose names are fixed. Safe to repeat."""
     wounds = find(repo, progress, read=read)
     out = Repaired(wounds=wounds, indexed=len(wounds.unindexed))
     if not write:
         return out
+    out.stay = copies.clear(repo, deleter, wounds.copies, wounds.whole)
     dress(repo, wounds)
     writer = Writer(repo, rng=rng)
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup import forgotten, heads, marks, names, snapshot, wal
+from backup import copies, forgotten, heads, marks, names, snapshot, wal
 from backup.blob import Chunk
 from backup.cover import cover, write_segment
 from backup.forgotten import Link
@@ -33,13 +33,24 @@ class Wounds:
     wal: dict[str, str] = field(
         default_factory=dict
     )  # a key, or the archive that has a hole -> what is wrong
+    copies: dict[str, str] = field(
+        default_factory=dict
+    )  # of a rotation, and nothing is lost with them
     unindexed: list[str] = field(default_factory=list)  # whole, and in no readable segment
     whole: list[Snapshot] = field(default_factory=list)
 
     @property
     def none(self) -> bool:
         return not any(
-            (self.packs, self.segments, self.snapshots, self.keys, self.wal, self.unindexed)
+            (
+                self.packs,
+                self.segments,
+                self.snapshots,
+                self.keys,
+                self.wal,
+                self.copies,
+                self.unindexed,
+            )
         )
 
 
@@ -79,6 +90,8 @@ def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
     finally:
         held.close()
     _log(repo, out, progress, read=read)
+    progress.step(f"{repo.name}: looking at what a rotation sealed anew")
+    out.copies = copies.spare(repo, out.whole, read=read)
     return out
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from backup import rotation, snapshot
+from backup.anew import seal_anew
 from backup.job import run_files
 from backup.keys import Kdf
 from backup.reader import Reader
@@ -221,6 +223,27 @@ def test_repair_names_what_is_lost_and_ends_with_1(vaults: Vaults) -> None:
     assert (loss["snapshot"], loss["paths"], loss["replaced_by"]) == (3, ["source/changes"], 4)
     assert vaults.b.sequences() == [1, 2, 4]
     assert vaults.sound()
+
+
+def test_repair_clears_a_damaged_copy_of_a_rotation_out_of_its_way(vaults: Vaults) -> None:
+    new = rotation.begin(vaults.b, why="test").repository
+    assert seal_anew(new, Silent()).done
+    key = snapshot.resealed_key(2, key_of(2))
+    file = vaults.base / "b" / key
+    file.chmod(0o600)
+    file.write_bytes(b"not what was sealed")
+
+    code, told, _ = vaults.run("repair", "--dry-run")
+    assert code == 1 and [w for w in told["wounds"] if w.startswith(key)]
+    _, said, _ = vaults.run("repair", "--dry-run", json_=False)
+    assert f"would be removed: {key}" in said[""] and file.exists()
+
+    code, told, _ = vaults.named("repair")
+    assert (code, told["complete"], told["copies_not_removed"]) == (0, True, {})
+    assert not file.exists()
+    assert vaults.named("key", "rotate", "--resume")[0] == 0
+    assert file.exists()
+    assert vaults.run("verify", "--level", "full")[0] == 0
 
 
 @pytest.fixture

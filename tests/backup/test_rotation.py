@@ -18,6 +18,7 @@ from backup.job import run_files
 from backup.keys import Kdf
 from backup.reader import Reader
 from backup.recipients import Identity
+from backup.repair import repair
 from backup.repository import Repository, create_repository, open_repository
 from backup.restore import restore_files
 from backup.seal import epoch_of
@@ -249,7 +250,7 @@ def test_a_copy_is_done_when_it_opens_and_not_when_its_name_is_there(rotated: Re
     assert not done.done
     for key in keys:
         (why,) = [p for p in done.problems if p.startswith(key)]
-        assert "remove it" in why and "--resume" in why, "nothing can be overwritten"
+        assert "backup repair" in why and "--resume" in why, "nothing can be overwritten"
 
     for key in keys:
         rotated.store.remove(key, version=rotated.store.stat(key).version)
@@ -257,6 +258,127 @@ def test_a_copy_is_done_when_it_opens_and_not_when_its_name_is_there(rotated: Re
     assert anew.progress_of(rotated).left == 0
     assert copied(rotated) == keys
     assert sound(rotated) == []
+
+
+def test_repair_removes_damaged_copies_whose_originals_open_and_the_rotation_makes_them_again(
+    rotated: Repository, source: Path, tmp_path: Path
+) -> None:
+    keys = copied(rotated)
+    for key in keys:
+        flip(rotated, key)
+    plan = repair(rotated, Silent(), write=False)
+    assert sorted(plan.wounds.copies) == keys and not plan.wounds.none
+    assert all("nothing is lost" in why for why in plan.wounds.copies.values())
+    assert all(line.startswith("would be removed: ") for line in plan.copies_told(done=False))
+    assert copied(rotated) == keys
+
+    without = repair(rotated, Silent())
+    assert not without.complete and sorted(without.stay) == keys
+    assert all("deleter" in why for why in without.stay.values())
+    assert copied(rotated) == keys
+
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert done.complete and not done.stay and not done.losses
+    assert all("rotate --resume" in line for line in done.copies_told(done=True))
+    assert copied(rotated) == []
+    assert sound(rotated) == []
+    assert anew.seal_anew(rotated, Silent(), rng=random.Random(4)).done
+    assert anew.progress_of(rotated).left == 0
+    assert copied(rotated) == keys
+    lose_originals(rotated)
+    assert sound(rotated) == []
+    assert read_back(rotated, 2, tmp_path / "t") == contents(source)
+    assert repair(rotated, Silent(), deleter=rotated.store).wounds.none
+
+
+def test_repair_leaves_a_damaged_copy_that_nothing_else_stands_for_and_calls_it_loss(
+    rotated: Repository,
+) -> None:
+    keys = copied(rotated)
+    lose_originals(rotated)
+    for key in keys[1:]:  # the newest snapshot and the log
+        flip(rotated, key)
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert not done.complete and not done.wounds.copies
+    assert [loss.snapshot for loss in done.losses] == [2]
+    assert [snapshot.resealed_key(2, key) for key in done.wounds.wal] == keys[2:]
+    assert copied(rotated) == keys
+
+
+def test_repair_leaves_a_damaged_copy_of_log_whose_original_is_damaged_too(
+    rotated: Repository,
+) -> None:
+    *_, log = copied(rotated)
+    (item,) = Archive(rotated, 1).items()
+    for key in (log, item.key):
+        flip(rotated, key)
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert not done.complete and item.key in done.wounds.wal
+    assert log in copied(rotated)
+
+
+def test_repair_removes_an_older_copy_when_a_newer_one_is_what_is_read(rotated: Repository) -> None:
+    old = copied(rotated)
+    lose_originals(rotated)
+    third = rotation.begin(rotated, why="again").repository
+    assert anew.seal_anew(third, Silent(), rng=random.Random(5)).done
+    for key in old:
+        flip(third, key)
+    done = repair(third, Silent(), deleter=third.store)
+    assert done.complete and sorted(done.wounds.copies) == old
+    assert sound(third) == [] and [s.sequence for s in third.snapshots()] == [1, 2]
+
+
+def test_repair_removes_a_copy_that_opens_and_says_something_else(rotated: Repository) -> None:
+    assert isinstance(rotated.store, MemoryStore)
+    key = copied(rotated)[1]
+    other = replace(rotated.snapshot(2).content, label="another")
+    forged = snapshot.encode(rotated.keys, other, sequence=2, previous=rotated.snapshot(1).digest)
+    rotated.store.corrupt(key, snapshot.reseal(rotated.keys, forged, sequence=2))
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert done.complete and list(done.wounds.copies) == [key]
+    assert key not in copied(rotated) and sound(rotated) == []
+
+
+def test_repair_finds_the_whole_copy_below_one_that_was_written_over_it(
+    rotated: Repository,
+) -> None:
+    assert isinstance(rotated.store, MemoryStore)
+    keys = copied(rotated)
+    for key in keys:
+        rotated.store.overwrite(key, b"not ours")
+        rotated.store.overwrite(key, b"not ours either")
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert done.complete and sorted(done.wounds.copies) == keys
+    assert copied(rotated) == keys and sound(rotated) == []
+
+
+def test_a_damaged_copy_under_a_lock_stays_and_is_told(
+    rotated: Repository, clock: SimClock
+) -> None:
+    key = copied(rotated)[0]
+    rotated.store.retain(key, until=clock.now() + timedelta(days=9))
+    flip(rotated, key)
+    done = repair(rotated, Silent(), deleter=rotated.store)
+    assert not done.complete and list(done.stay) == [key]
+    assert done.copies_told(done=True) == [f"NOT REMOVED: {key}: {done.stay[key]}"]
+    clock.sleep(timedelta(days=10))
+    assert repair(rotated, Silent(), deleter=rotated.store).complete
+    assert key not in copied(rotated)
+
+
+def test_heal_removes_damaged_copies_too(
+    rotated: Repository, make: Callable[..., Repository]
+) -> None:
+    keys = copied(rotated)
+    for key in keys:
+        flip(rotated, key)
+    sibling = make("site-c")
+    Archive(sibling, 1).put(b"log" * 100, epoch=1, timeline=1, segment=3)
+    without = heal(rotated, sibling, Silent())
+    assert without.unhealed_count == 3 and copied(rotated) == keys
+    assert heal(rotated, sibling, Silent(), deleter=rotated.store).complete
+    assert copied(rotated) == [] and sound(rotated) == []
 
 
 def test_a_damaged_original_is_told_and_the_others_are_sealed_anew(

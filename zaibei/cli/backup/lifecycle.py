@@ -279,7 +279,7 @@ def repair(
 
         one = one_of(opened(repo, password_file))
         act = confirmed([one.name], confirm, dry_run=dry_run)
-        done = repairing(one, bar, read=read_data, write=act)
+        done = repairing(one, bar, read=read_data, deleter=who_may(repo), write=act)
     wounds = wounds_told(done.wounds)
     whole = done.complete and (act or done.wounds.none)
     say(
@@ -291,9 +291,11 @@ def repair(
             "indexed": done.indexed,
             "salvaged_blobs": done.salvaged,
             "losses": done.losses,
+            "copies_not_removed": done.stay,
         },
         [
             *(f"DAMAGED: {w}" for w in wounds),
+            *done.copies_told(done=act),
             *(
                 f"LOST: snapshot {loss.snapshot}: {path}"
                 + (f" (the rest is snapshot {loss.replaced_by})" if loss.replaced_by else "")
@@ -310,7 +312,7 @@ def wounds_told(wounds: Any) -> list[str]:
         *(f"pack {name}: {why}" for name, why in wounds.packs.items()),
         *(f"index segment {name}: {why}" for name, why in wounds.segments.items()),
         *(f"snapshot {number}: {why}" for number, why in wounds.snapshots.items()),
-        *(f"{key}: {why}" for key, why in (wounds.keys | wounds.wal).items()),
+        *(f"{key}: {why}" for key, why in (wounds.keys | wounds.wal | wounds.copies).items()),
         *(f"pack {name}: in no index segment" for name in wounds.unindexed),
     ]
 
