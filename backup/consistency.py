@@ -182,12 +182,15 @@ def newest_base(repo: Repository, one: Mark) -> Snapshot:
     )
 
 
-def why_not_recoverable(repo: Repository, base: Snapshot, one: Mark) -> str | None:
-    """Why recovery from this base would not reach the point with what the vault holds now."""
+def why_not_recoverable(
+    repo: Repository, base: Snapshot, one: Mark, *, items: Sequence[wal.Item] | None = None
+) -> str | None:
+    """Why recovery from this base would not reach the point with what the vault holds now; `items`: as it was
+    listed already."""
     needed = wal_needed_from(base)
     assert needed is not None, "a base backup is a database's"
     archive = wal.Archive(repo, one.system)
-    items = archive.items()
+    items = archive.items() if items is None else items
     try:
         way = route(
             items,

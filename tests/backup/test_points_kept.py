@@ -1,16 +1,17 @@
 """A consistency point that is kept keeps what it stands on: its base backup, its buckets and trees, and the log."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import consistency, forgotten
+from backup import consistency, forgotten, neededlog
 from backup.consistency import bound_snapshot, point_of
 from backup.forget import by_policy, decide, forget
 from backup.gc import mark
@@ -26,6 +27,7 @@ from backup.sweep import sweep
 from backup.verify import Level, verify
 from backup.wal import Archive
 from backup.writer import Writer
+from infra.objectstore.contract import ObjectStore, Stat
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Silent
@@ -279,3 +281,32 @@ def test_a_base_that_brought_no_log_needs_it_in_the_archive(vault: Vault) -> Non
     assert any("000000010000000000000003 of the log are not there" in d for d in damage())
     vault.log(3)
     assert not damage()
+
+
+class Listened:
+    """A store that remembers what it was asked to list."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        self.inner = inner
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def list(self, prefix: str = "") -> Iterator[Stat]:
+        self.asked.append(prefix)
+        return self.inner.list(prefix)
+
+
+def test_the_log_is_listed_once_for_all_that_need_it(vault: Vault) -> None:
+    names = ["000000010000000000000003", "000000010000000000000004"]
+    facts = {"system_identifier": str(SYSTEM), "start_lsn": "0/3000028", "start_timeline": 1}
+    base = vault.commit("postgres", "zaibei", {**facts, "wal": "none", "wal_needed": names})
+    for name in ("p", "q", "r"):
+        vault.point(name, base)
+    vault.log(*range(3, 10))
+    store = Listened(vault.repo.store)
+    repo = replace(vault.repo, store=store)  # type: ignore[arg-type]
+    chain = vault.repo.snapshots()
+    assert list(neededlog.lacking(repo, chain)) == []
+    assert store.asked == [f"wal/system={SYSTEM}/"]
