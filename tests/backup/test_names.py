@@ -17,6 +17,8 @@ from backup.keys import Kdf
 from backup.locks import forecast
 from backup.repair import repair
 from backup.repository import Repository, open_repository
+from backup.schedule import lease as leases
+from backup.schedule.slot import Slot
 from backup.sweep import clear, sweep
 from backup.verify import Level, Report, verify
 from backup.wal import Archive
@@ -68,6 +70,26 @@ def test_every_name_of_the_golden_repositories_is_ours() -> None:
 @pytest.mark.parametrize("key", FOREIGN)
 def test_a_name_that_none_of_us_writes_is_not_ours(key: str) -> None:
     assert not names.ours(key)
+
+
+def test_every_name_that_a_host_writes_is_ours(
+    repo: Repository, some_files: Path, clock: SimClock
+) -> None:
+    back_up(repo, some_files)
+    archive = Archive(repo, (1 << 64) - 1)
+    archive.put(b"1", epoch=12, timeline=0xA, segment=None)
+    archive.put(b"2", epoch=12, timeline=0xA, segment=(1 << 20) - 1)
+    archive.put(b"3", epoch=12, timeline=0xA, segment=1 << 20, part=1)
+    slot = Slot(job="nightly", at=clock.now())
+    leases.take(repo, slot, holds=timedelta(hours=1), holder="web-1").end(leases.End.DONE)
+    membership.add_passphrase(repo, "another", name="li", kdf=FAST)
+    membership.revoke(repo, membership.members(repo)[0].id, why="gone")
+    forget(repo, [1], why="by hand", even_the_last=True)
+    opened = rotation.begin(repo, why="test").repository
+    assert seal_anew(opened, Silent()).done
+    assert foreign(opened) == []
+    folders = {s.key.partition("/")[0] for s in opened.store.list("")}
+    assert folders == {"config", *names.FOLDERS}, "the table has no folder that nobody writes"
 
 
 def test_what_others_left_stops_nobody_and_stays(
