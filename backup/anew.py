@@ -99,7 +99,7 @@ def _not_copied(repo: Repository, prefix: str, out: Anew) -> list[Stat]:
     for one, bad in copies.each(repo, prefix):
         taken.add(one.of)
         if bad is not None and one.of not in gone:
-            clear = copies.CLEAR if one.of in originals else copies.HEAL
+            clear = copies.CLEAR if copies.read_without(repo, one.of) else copies.HEAL
             out.problems.append(f"{one.key} is no copy: {bad.message}; {clear}")
     left: list[Stat] = []
     for stat in repo.named(prefix):
@@ -110,7 +110,10 @@ def _not_copied(repo: Repository, prefix: str, out: Anew) -> list[Stat]:
             if stat.key not in originals or _sealed_in(repo, stat.key) < repo.keys.epoch:
                 left.append(stat)
         except Damage as bad:
-            out.problems.append(bad.message)
+            if any(one.of == stat.key for one in copies.there(repo, stat.key)):
+                left.append(stat)  # a copy of an earlier rotation may open
+            else:
+                out.problems.append(bad.message)
     return left
 
 
@@ -136,12 +139,11 @@ def _snapshot(repo: Repository, key: str) -> None:
     try:
         data = repo.read(key)
         snapshot.decode(repo.keys, data, sequence=sequence)
-    except Damage as bad:
-        # Gone or retired: what stands for it since an earlier rotation is carried on.
-        found = resealed.find(repo, key)
-        if found is None or resealed.snapshot_of(repo, sequence, bad) is None:
+    except Damage:
+        # Gone, retired or damaged: what stands for it since an earlier rotation is carried on.
+        old = copies.copy_of(resealed.snapshot_of(repo, sequence).key)
+        if old is None:
             raise
-        old = Copy(found[0], key)
         until = retry(repo.clock, lambda: repo.store.stat(old.key)).retain_until
         name = snapshot.resealed_key(repo.keys.epoch, key)
         repo.won(name, copies.carried(repo, old), retain_until=until)

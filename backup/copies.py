@@ -1,21 +1,22 @@
-"""The copies that a rotation sealed, each opened. One is read only when its original is gone, so nobody would see
-its damage before the day on which there is nothing else; that it is there says nothing.
+"""The copies that a rotation sealed, each opened. One is read only when its original is gone or damaged, so nobody
+would see its damage before the day on which there is nothing else; that it is there says nothing.
 """
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from backup import forgotten, signed, snapshot, wal
+from backup import forgotten, resealed, signed, snapshot, wal
 from backup.ahead import ahead
 from backup.authority import FIRST_EPOCH
+from backup.errors import UnknownHost
 from backup.findings import Finding, Report
 from backup.forgotten import Forgotten, Link
 from backup.repository import Repository, retry
-from backup.seal import Kind, epoch_of, open_whole, seal_whole
+from backup.seal import Kind, open_whole, seal_whole
 from backup.snapshot import Snapshot
 from infra.objectstore.contract import Locked, NotThere, ObjectStore, Stat
 from zaibei.kernel.errors import Damage, Refused
@@ -26,8 +27,12 @@ CLEAR: Final = (
     "zaibei backup repair --confirm NAME removes it, as who may delete (a lock holds it to its end); then"
     " zaibei backup key rotate --resume --confirm NAME"
 )
+ORIGINAL: Final = (
+    "zaibei backup repair --confirm NAME removes it, as who may delete (a lock holds it to its end); the copy is"
+    " read in its place"
+)
 _VERSIONS_MAX: Final = 16  # of one name, removed in one go
-HEAL: Final = "its original is gone too: zaibei backup heal --from OTHER-REPOSITORY"
+HEAL: Final = "its original does not open either: zaibei backup heal --from OTHER-REPOSITORY"
 _KEY = re.compile(rf"{snapshot.RESEALED}(\d{{10}})/((?:{snapshot.PREFIX}|{wal.PREFIX}).+)")
 
 
@@ -70,25 +75,12 @@ def where(repo: Repository, key: str) -> Stat | None:
 
 def open_snapshot(repo: Repository, one: Copy) -> Snapshot:
     """Raises Damage; caused by NotThere when it is gone."""
-    sequence = snapshot.sequence_of(one.of)
-    data = repo.read(one.key)
-    found = snapshot.decode_resealed(repo.keys, data, epoch=one.epoch, sequence=sequence)
-    _under_its_root(one, snapshot.sealed_in(data, sequence))
-    return found
+    return resealed.opened_copy(repo, one.epoch, snapshot.sequence_of(one.of), repo.read(one.key))
 
 
 def open_log(repo: Repository, one: Copy) -> int:
     """Its size, opened. Raises Damage; caused by NotThere when it is gone."""
-    data = repo.read(one.key)
-    opened = len(open_whole(repo.keys, Kind.WAL, one.key, data))
-    _under_its_root(one, epoch_of(data))
-    return opened
-
-
-def _under_its_root(one: Copy, epoch: int) -> None:
-    # A root that was retired because it was stolen must not speak for the one after it.
-    if epoch != one.epoch:
-        raise Damage(f"{one.key}: sealed under the root of epoch {epoch}")
+    return len(resealed.opened_whole(repo, Kind.WAL, one.epoch, one.of, repo.read(one.key)))
 
 
 def told(repo: Repository, out: Report, key: str, bad: Damage, *, by_content: bool = False) -> None:
@@ -100,6 +92,16 @@ def told(repo: Repository, out: Report, key: str, bad: Damage, *, by_content: bo
         return
     found = out.found(one.key, bad, by_content=by_content)
     found.lost = f"what stands for {one.of}, which is gone"
+
+
+def passed_over(
+    out: Report, key: str, passed: Mapping[str, Damage], *, by_content: bool = False
+) -> None:
+    """What was read for `key` in vain, before something opened."""
+    for name, bad in passed.items():
+        found = out.found(name, bad, by_content=by_content)
+        found.lost = f"nothing while a copy of {key} opens"
+        found.mend = ORIGINAL if name == key else CLEAR
 
 
 def check_snapshots(
@@ -129,21 +131,26 @@ def check_snapshots(
             if sequence in gone and gone[sequence].why in (forgotten.LOST, forgotten.HEALED):
                 out.note(f"{one.key} is damaged, and a statement says that the snapshot is")
                 continue
-            _spare(out.found(one.key, bad), one, originals)
+            opens = sequence in chain or (sequence in gone and one.of in originals)
+            _spare(out.found(one.key, bad), one, opens=opens)
 
 
-def check_log(repo: Repository, out: Report) -> None:
-    """Every copy that was not read in place of its original."""
+def check_log(
+    repo: Repository, out: Report, *, told: Collection[str], lost: Collection[str]
+) -> None:
+    """Every copy that was not read in place of its original. `told`: damage of these was; `lost`: names under
+    which nothing opens."""
     originals = {s.key for s in repo.listed(wal.PREFIX)}
     every = there(repo, wal.PREFIX)
     read = _read_already(every, originals)
-    rest = [one for one in every if one not in read]
+    rest = [one for one in every if one not in read and one.key not in told]
     for one, done in ahead(rest, lambda c: open_log(repo, c), workers=WORKERS):
         try:
             out.bytes_read += done.result()
         except Damage as bad:
             if not isinstance(bad.__cause__, NotThere):
-                _spare(out.found(one.key, bad, by_content=True), one, originals)
+                found = out.found(one.key, bad, by_content=True)
+                _spare(found, one, opens=one.of not in lost)
 
 
 def why_not_linked(held: Link, links: Mapping[int, Link]) -> str | None:
@@ -182,11 +189,20 @@ def spare(repo: Repository, chain: Iterable[Snapshot], *, read: bool) -> dict[st
     known = {one.sequence: one for one in chain}
     every = [*there(repo, snapshot.PREFIX), *(there(repo, wal.PREFIX) if read else ())]
     out = {}
-    for one, done in ahead(every, lambda c: _wrong(repo, c, known), workers=WORKERS):
+    for one, done in ahead(every, lambda c: _wrong(repo, c.key, known), workers=WORKERS):
         why = done.result()
-        if why is not None and _read_without(repo, one):
+        if why is not None and read_without(repo, one.of):
             out[one.key] = f"{why}; nothing is lost with it: {one.of} opens"
     return out
+
+
+def spare_originals(key: str, passed: Mapping[str, Damage]) -> dict[str, str]:
+    """The same of an original that was passed over for a copy: what `repair` may remove."""
+    bad = passed.get(key)
+    # It opens again when the host's certificate is back.
+    if bad is None or isinstance(bad, UnknownHost):
+        return {}
+    return {key: f"{bad.message}; nothing is lost with it: a copy opens"}
 
 
 def clear(
@@ -195,30 +211,33 @@ def clear(
     found: Iterable[str],
     chain: Iterable[Snapshot],
 ) -> dict[str, str]:
-    """Remove what `spare` found, so that a rotation can make it again. What stays, and why. Safe to repeat."""
+    """Remove what `spare` found, so that a rotation can make it again, and originals that a copy stands for. What
+    stays, and why. Safe to repeat."""
     known = {one.sequence: one for one in chain}
     stay = {}
     for key in found:
-        one = copy_of(key)
-        assert one is not None, "it was found among the copies"
         why = "only the deleter can remove it" if deleter is None else None
         if deleter is not None:
-            why = _why_not_removed(repo, deleter, one, known)
+            why = _why_not_removed(repo, deleter, key, known)
         if why is not None:
             stay[key] = why
     return stay
 
 
 def _why_not_removed(
-    repo: Repository, deleter: ObjectStore, one: Copy, known: Mapping[int, Snapshot]
+    repo: Repository, deleter: ObjectStore, key: str, known: Mapping[int, Snapshot]
 ) -> str | None:
+    one = copy_of(key)
     for _ in range(_VERSIONS_MAX):
         try:
             # The version before the look: a whole copy that comes meanwhile is another version, and stays.
-            version = retry(repo.clock, lambda: repo.store.stat(one.key)).version
-            if _wrong(repo, one, known) is None:
+            version = retry(repo.clock, lambda: repo.store.stat(key)).version
+            if _wrong(repo, key, known) is None:
                 return None  # somebody else was faster; or what lay below what was written over it
-            retry(repo.clock, lambda version=version: deleter.remove(one.key, version=version))  # type: ignore[misc]
+            # Looked at again: of two that do not open neither may go, the other may be what heal reads.
+            if not read_without(repo, key if one is None else one.of):
+                return "nothing else opens under its name any more"
+            retry(repo.clock, lambda version=version: deleter.remove(key, version=version))  # type: ignore[misc]
         except NotThere:
             return None
         except (Locked, Refused) as no:
@@ -226,24 +245,27 @@ def _why_not_removed(
     return f"{_VERSIONS_MAX} damaged versions of it were removed, and there are more"
 
 
-def _wrong(repo: Repository, one: Copy, known: Mapping[int, Snapshot]) -> str | None:
+def _wrong(repo: Repository, key: str, known: Mapping[int, Snapshot]) -> str | None:
+    one = copy_of(key)
     try:
-        if one.of.startswith(wal.PREFIX):
-            open_log(repo, one)
+        if (key if one is None else one.of).startswith(wal.PREFIX):
+            open_whole(repo.keys, Kind.WAL, key, repo.read(key)) if one is None else open_log(
+                repo, one
+            )
             return None
-        held = open_snapshot(repo, one)
+        held = repo.original(snapshot.sequence_of(key)) if one is None else open_snapshot(repo, one)
     except Damage as bad:
         return None if isinstance(bad.__cause__, NotThere) else bad.message
     return None if held == known.get(held.sequence, held) else "not what its original is"
 
 
-def _read_without(repo: Repository, one: Copy) -> bool:
-    """Whether what is read under the name of the original is something else than this copy, and opens."""
+def read_without(repo: Repository, of: str) -> bool:
+    """Whether something opens under the name of this original: something else than what does not."""
     try:
-        if one.of.startswith(wal.PREFIX):
-            repo.opened(Kind.WAL, one.of)
+        if of.startswith(wal.PREFIX):
+            repo.opened(Kind.WAL, of)
         else:
-            repo.snapshot(snapshot.sequence_of(one.of))
+            repo.snapshot(snapshot.sequence_of(of))
     except Damage:
         return False
     return True
@@ -268,7 +290,9 @@ def _read_already(every: list[Copy], originals: set[str]) -> set[Copy]:
     return set(newest.values())
 
 
-def _spare(found: Finding, one: Copy, originals: set[str]) -> None:
-    if one.of in originals:
-        found.lost = f"nothing while {one.of} is there"
+def _spare(found: Finding, one: Copy, *, opens: bool) -> None:
+    if opens:
+        found.lost = f"nothing while {one.of} opens"
         found.mend = CLEAR
+    else:
+        found.lost = f"what would stand for {one.of}, which does not open"

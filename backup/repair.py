@@ -2,8 +2,9 @@
 lost is ever called whole. Each snapshot with a loss is committed anew without the lost files, incomplete and
 with their names, and the old one forgotten. `heal` is better wherever another vault has the data.
 
-One thing is removed: a damaged copy under `resealed/` whose original opens. Its name is fixed, so as long as it is
-there no rotation can put a whole one in its place; a mark would not help.
+One thing is removed: what is damaged while something else opens under the same name, a copy under `resealed/` or the
+original of one that opens. Names are fixed: as long as a damaged copy is there no rotation can put a whole one in
+its place, and a damaged original would be damage for ever.
 """
 
 import random
@@ -57,7 +58,7 @@ class Repaired:
         return [
             f"NOT REMOVED: {key}: {self.stay[key]}"
             if key in self.stay
-            else f"{gone}: {key}; zaibei backup key rotate --resume makes it again"
+            else f"{gone}: {key}; {_after(key)}"
             for key in self.wounds.copies
         ]
 
@@ -101,6 +102,12 @@ def repair(
     if wounds.links:
         state(repo, [wounds.links[s] for s in sorted(wounds.links)], why=LOST)
     return out
+
+
+def _after(key: str) -> str:
+    if copies.copy_of(key) is None:
+        return "its copy is read in its place"
+    return "zaibei backup key rotate --resume makes it again"
 
 
 def _anew(

@@ -18,7 +18,7 @@ from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of
 from backup.recipients import Secret
-from backup.seal import Kind, open_whole
+from backup.seal import Kind
 from backup.snapshot import Snapshot
 from backup.suite import IDS_OF_NEW, suite
 from backup.vault import ATTEMPTS, Vault, retry
@@ -100,25 +100,21 @@ class Repository:
         return [held[s] for s in sorted(held)]
 
     def snapshot(self, sequence: int) -> Snapshot:
-        try:
-            data = self.read(snapshot.key_of(sequence))
-            return self._knowing(lambda keys: snapshot.decode(keys, data, sequence=sequence))
-        except Damage as bad:
-            again = resealed.snapshot_of(self, sequence, bad)
-            if again is None:
-                raise
-            return again
+        """Through a copy where the original does not open. Raises Damage when nothing does."""
+        return resealed.snapshot_of(self, sequence).value
+
+    def original(self, sequence: int) -> Snapshot:
+        data = self.read(snapshot.key_of(sequence))
+        return self._knowing(lambda keys: snapshot.decode(keys, data, sequence=sequence))
 
     def link(self, sequence: int) -> Link:
         """What everybody may know of a snapshot, also who cannot open it."""
-        try:
+
+        def original() -> Link:
             data = self.read(snapshot.key_of(sequence))
             return self._knowing(lambda keys: snapshot.link_of(keys, data, sequence=sequence))
-        except Damage as bad:
-            again = resealed.snapshot_of(self, sequence, bad)
-            if again is None:
-                raise
-            return again.link
+
+        return resealed.link_of(self, sequence, original)
 
     def _knowing(self, check: Callable[[Keyring], T]) -> T:
         try:
@@ -139,13 +135,7 @@ class Repository:
 
     def opened(self, kind: Kind, key: str) -> bytes:
         """What was sealed whole under `key`, or once more after a rotation."""
-        try:
-            return open_whole(self.keys, kind, key, self.read(key))
-        except Damage as gone:
-            found = resealed.find(self, key) if isinstance(gone.__cause__, NotThere) else None
-            if found is None:
-                raise
-        return open_whole(self.keys, kind, snapshot.resealed_key(found[0], key), found[1])
+        return resealed.opened(self, kind, key).value
 
     def tip(self) -> Link | None:
         """The end of the chain, forgotten or not: what the next snapshot follows. Reads one snapshot."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 import rfc8785
 
 from backup import signed
-from backup.authority import Authority
+from backup.authority import FIRST_EPOCH, Authority
 from backup.errors import NewerFormat
 from backup.forgotten import Link
 from backup.keys import Keyring
@@ -168,8 +168,24 @@ def reseal(keys: Keyring, data: bytes, *, sequence: int) -> bytes:
 def decode_resealed(keys: Keyring, data: bytes, *, epoch: int, sequence: int) -> Snapshot:
     """The snapshot as its original was."""
     what = resealed_key(epoch, key_of(sequence))
+    link, body = _resealed(keys, data, epoch=epoch, sequence=sequence)
+    content = _parse(_opened(keys, what, body), what=what)
+    return Snapshot(
+        sequence=sequence, digest=str(link.digest), previous=link.previous, content=content
+    )
+
+
+def resealed_link(keys: Keyring, data: bytes, *, epoch: int, sequence: int) -> Link:
+    return _resealed(keys, data, epoch=epoch, sequence=sequence)[0]
+
+
+def _resealed(keys: Keyring, data: bytes, *, epoch: int, sequence: int) -> tuple[Link, signed.Body]:
+    what = resealed_key(epoch, key_of(sequence))
     body, signature = signed.parse(data, what=what)
     keys.authority.check_snapshot(_AGAIN, body, signature, sequence=sequence, what=what)
+    # Nobody but the root of that epoch seals anew: neither one that it retired nor a host speaks for the past.
+    signer = keys.authority.reigns[epoch - FIRST_EPOCH].signer
+    signed.check(_AGAIN, body, signature, signer, what=what)
     if body.get("format") != 1:
         raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
     place = (keys.repository.hex(), epoch, sequence)
@@ -179,8 +195,7 @@ def decode_resealed(keys: Keyring, data: bytes, *, epoch: int, sequence: int) ->
         digest, previous = str(body["digest"]), body["previous"]
     except KeyError as bad:
         raise Damage(f"{what}: {bad}") from bad
-    content = _parse(_opened(keys, what, body), what=what)
-    return Snapshot(sequence=sequence, digest=digest, previous=previous, content=content)
+    return Link(sequence=sequence, digest=digest, previous=previous), body
 
 
 def _opened(keys: Keyring, what: str, body: signed.Body) -> bytes:

@@ -20,6 +20,7 @@ from backup import (
     names,
     neededlog,
     points,
+    resealed,
     snapshot,
     traces,
     wal,
@@ -157,11 +158,15 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
         heads.check(repo, sequences)
     for sequence in sequences:
         try:
-            one = repo.snapshot(sequence)
-            chain.append(one)
-            links[sequence] = one.link
+            found = resealed.snapshot_of(repo, sequence)
         except Damage as bad:
             copies.told(repo, out, snapshot.key_of(sequence), bad)
+            continue
+        one = found.value
+        chain.append(one)
+        links[sequence] = one.link
+        # The copies are looked at below, all of them.
+        copies.passed_over(out, one.key, {k: b for k, b in found.passed.items() if k == one.key})
     with out.collecting(snapshot.PREFIX):
         check_chain([links[s] for s in sorted(links)], name=repo.name)
     for one in chain:
@@ -350,6 +355,8 @@ def _needed_log(repo: Repository, out: Report, chain: Sequence[Snapshot]) -> Non
 
 def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
     found: list[int] = []
+    passed: set[str] = set()
+    lost: set[str] = set()
     with out.collecting(wal.PREFIX):
         found = wal.systems(repo)
     for system in found:
@@ -360,10 +367,15 @@ def _wal(repo: Repository, out: Report, *, whole: bool) -> None:
             for gap in wal.gaps(held):
                 with out.collecting(archive.prefix):
                     raise Damage(f"{repo.name}: system {system}: {gap}")
-            for item, done in ahead(held if whole else [], archive.open, workers=WORKERS):
+            for item, done in ahead(held if whole else [], archive.look, workers=WORKERS):
                 try:
-                    out.bytes_read += len(done.result())
+                    one = done.result()
                 except Damage as bad:
                     copies.told(repo, out, item.key, bad, by_content=True)
+                    lost.add(item.key)
+                    continue
+                out.bytes_read += len(one.value)
+                copies.passed_over(out, item.key, one.passed, by_content=True)
+                passed.update(one.passed)
     if whole:
-        copies.check_log(repo, out)
+        copies.check_log(repo, out, told=passed, lost=lost)

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from backup import blob, names
+from backup import blob, names, resealed
 from backup.pack import padme
 from backup.repository import Repository, retry
+from backup.resealed import Found
 from backup.seal import Kind, seal_whole
 from infra.objectstore.contract import AlreadyThere
 from zaibei.kernel.errors import Damage, Usage
@@ -215,7 +216,14 @@ class Archive:
 
     def read(self, item: Item) -> tuple[int, bytes]:
         """Offset in its segment, and bytes."""
-        plain = self.repository.opened(Kind.WAL, item.key)
+        return self._payload_of(item, self.repository.opened(Kind.WAL, item.key))
+
+    def look(self, item: Item) -> Found[bytes]:
+        """`open`, and what was passed over for it."""
+        found = resealed.opened(self.repository, Kind.WAL, item.key)
+        return Found(self._payload_of(item, found.value)[1], found.key, found.passed)
+
+    def _payload_of(self, item: Item, plain: bytes) -> tuple[int, bytes]:
         try:
             encoding, offset, raw, stored = _PAYLOAD.unpack_from(plain)
         except struct.error as bad:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup import copies, forgotten, heads, marks, names, snapshot, wal
+from backup import copies, forgotten, heads, marks, names, resealed, snapshot, wal
 from backup.blob import Chunk
 from backup.cover import cover, write_segment
 from backup.forgotten import Link
@@ -35,7 +35,7 @@ class Wounds:
     )  # a key, or the archive that has a hole -> what is wrong
     copies: dict[str, str] = field(
         default_factory=dict
-    )  # of a rotation, and nothing is lost with them
+    )  # of a rotation, or their originals, and nothing is lost with them
     unindexed: list[str] = field(default_factory=list)  # whole, and in no readable segment
     whole: list[Snapshot] = field(default_factory=list)
 
@@ -91,7 +91,7 @@ def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
         held.close()
     _log(repo, out, progress, read=read)
     progress.step(f"{repo.name}: looking at what a rotation sealed anew")
-    out.copies = copies.spare(repo, out.whole, read=read)
+    out.copies |= copies.spare(repo, out.whole, read=read)
     return out
 
 
@@ -104,9 +104,11 @@ def _log(repo: Repository, out: Wounds, progress: Progress, *, read: bool) -> No
             out.wal[f"{archive.prefix} {gap}"] = gap
         for item in held if read else ():
             try:
-                archive.open(item)
+                found = archive.look(item)
             except Damage as bad:
                 out.wal[item.key] = bad.message
+            else:
+                out.copies |= copies.spare_originals(item.key, found.passed)
 
 
 def dress(repo: Repository, wounds: Wounds) -> None:
@@ -186,16 +188,19 @@ def _whole_blobs(
 def _snapshots(repo: Repository, out: Wounds) -> None:
     """The chain with its wounds: for what is lost, the neighbours say what it was."""
     gone = repo.forgotten()
-    present = snapshot.numbers(repo.listed(snapshot.PREFIX)).keys()
+    present = set(repo.present())
     remembered = heads.remembered(repo)  # a lost end leaves no hole
     newest = max((*present, *gone, *(remembered[:1] if remembered else ())), default=0)
     for sequence in range(snapshot.FIRST, newest + 1):
         if sequence in gone:
             continue
         try:
-            out.whole.append(repo.snapshot(sequence))
+            found = resealed.snapshot_of(repo, sequence)
         except Damage as bad:
             out.snapshots[sequence] = bad.message
+        else:
+            out.whole.append(found.value)
+            out.copies |= copies.spare_originals(found.value.key, found.passed)
     known = {one.sequence: one.link for one in out.whole} | {s: f.link for s, f in gone.items()}
     for sequence in out.snapshots:
         after, before = known.get(sequence + 1), known.get(sequence - 1)
@@ -204,7 +209,8 @@ def _snapshots(repo: Repository, out: Wounds) -> None:
             digest = remembered[1]
         elif after is None and sequence in present:
             # The newest one: nobody after it says what it was, so what is there is what is stated.
-            digest = repo.keys.suite.digest(repo.read(snapshot.key_of(sequence)))
+            stat = copies.where(repo, snapshot.key_of(sequence))
+            digest = None if stat is None else repo.keys.suite.digest(repo.read(stat.key))
         out.links[sequence] = Link(
             sequence=sequence, digest=digest, previous=before.digest if before else None
         )

@@ -246,6 +246,31 @@ def test_repair_clears_a_damaged_copy_of_a_rotation_out_of_its_way(vaults: Vault
     assert vaults.run("verify", "--level", "full")[0] == 0
 
 
+def test_a_damaged_snapshot_that_a_copy_of_a_rotation_holds_is_not_stated_lost(
+    vaults: Vaults,
+) -> None:
+    new = rotation.begin(vaults.b, why="test").repository
+    assert seal_anew(new, Silent()).done
+    file = vaults.base / "b" / key_of(2)
+    file.chmod(0o600)
+    file.write_bytes(b"not what was signed")
+    assert vaults.run("verify")[0] == 1
+
+    code, told, _ = vaults.run("repair", "--dry-run")
+    assert (code, told["losses"]) == (1, []) and [w for w in told["wounds"] if key_of(2) in w]
+    _, said, _ = vaults.run("repair", "--dry-run", json_=False)
+    assert f"would be removed: {key_of(2)}; its copy is read in its place" in said[""]
+    assert file.exists()
+
+    code, told, _ = vaults.named("repair")
+    assert (code, told["complete"], told["losses"]) == (0, True, [])
+    assert not file.exists() and not (vaults.base / "b" / "forgets").exists()
+    assert vaults.run("repair", "--dry-run")[0] == 0
+    assert vaults.run("verify", "--level", "full")[0] == 0
+    assert vaults.run("list")[0] == 0
+    assert [one.sequence for one in new.snapshots()] == [1, 2, 3]
+
+
 @pytest.fixture
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackSite]:
     # Deeper than the path of a socket may be.
