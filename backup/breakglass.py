@@ -38,6 +38,8 @@ PACK, SNAPSHOT, WAL, EPOCH = 1, 3, 4, 5  # kinds of sealed objects
 HEADER, TAG, FOOTER, SEGMENT = 76, 16, 20, 16 << 20
 ENTRY = struct.Struct(">32sBBIII")  # of a pack's trailer: id, kind, encoding, offset, stored, raw
 WAL_KEY = re.compile(r".*system=(\d+)/.*/(\w{8}\.history|\w{24})(?:\.part/(\d+))?")
+# What others leave among them (.DS_Store, lost+found) is not read.
+OURS = re.compile(r"(keys|packs/..)/[0-9a-f]{64}|(resealed/\d{10}/)?(snapshots/\d{10}|wal/.*)")
 ids_in = re.compile(b"(?s).{32}").findall
 unhex, epoch_key = bytes.fromhex, "epochs/{:010d}".format
 Body = dict[str, Any]
@@ -69,8 +71,8 @@ class Repository:
         self.places: dict[bytes, list[tuple[Any, ...]]] = defaultdict(list)
 
     def list(self, prefix: str) -> list[str]:
-        found = (p for p in (self.root / prefix).rglob("*") if p.is_file())
-        return sorted(p.relative_to(self.root).as_posix() for p in found if p.name[:5] != ".tmp-")
+        found = (p.relative_to(self.root).as_posix() for p in (self.root / prefix).rglob("*"))
+        return sorted(key for key in found if OURS.fullmatch(key) and (self.root / key).is_file())
 
     def derive(self, secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
         digest = hashes.SM3() if self.sm else hashes.SHA256()
@@ -121,10 +123,8 @@ class Repository:
         if body["kind"] == "passphrase":
             kdf = body["kdf"]
             cost = {"memory_cost": kdf["memory_kib"], "iterations": kdf["iterations"]}
-            one = argon2.Argon2id(
-                salt=unhex(kdf["salt"]), length=size + 32, lanes=kdf["lanes"], **cost
-            )
-            key = one.derive(secret.encode())
+            cost |= {"lanes": kdf["lanes"], "length": size + 32}
+            key = argon2.Argon2id(salt=unhex(kdf["salt"]), **cost).derive(secret.encode())
             if not hmac.compare_digest(key[size:].hex(), body["commitment"]):
                 return None
             if body["format"] == 1:

@@ -117,6 +117,34 @@ def test_a_living_repository_comes_back_as_it_was(
     assert blocks * 512 < 1 << 20, "a hole stays a hole"
 
 
+def test_what_others_left_in_the_vault_stops_it_nowhere(
+    source: Path, tmp_path: Path, clock: SimClock
+) -> None:
+    vault = tmp_path / "vault"
+    repo = living("intl", vault, clock)
+    put(repo, source)
+    assert anew.seal_anew(rotation.begin(repo, why="test", kdf=FAST).repository, Silent()).done
+    for folder in (
+        "",
+        "keys",
+        "snapshots",
+        "index",
+        "packs",
+        "packs/ab",
+        "resealed",
+        "epochs",
+        "wal",
+    ):
+        for left in (".DS_Store", "lost+found/x", "README", "0000000001x"):
+            file = vault / folder / left
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"not ours")
+    (vault / "resealed/0000000002/snapshots/.DS_Store").write_bytes(b"")
+    said = reader(vault, tmp_path / "t", secret="open sesame")
+    assert (said.returncode, said.stderr) == (0, "")
+    same(tmp_path / "t" / source.name, source)
+
+
 @each_suite
 @pytest.mark.parametrize("curve", ["x25519", "sm2"])
 def test_after_a_rotation_a_passphrase_and_a_private_key_still_open_it(
