@@ -75,6 +75,7 @@ def test_numbers_of_snapshots_are_offered_without_a_passphrase(tmp_path: Path) -
     create_repository(store, "x", clock=SimClock(), kdf=Kdf(memory_kib=64, iterations=1, lanes=1))
     for n in (1, 2, 12):
         store.create(f"snapshots/{n:010d}", b"sealed")
+    store.create("snapshots/.DS_Store", b"what others left hides no number")
     show = f"zaibei backup show --repo {store.name} "
     assert offered(show, tmp_path) == ["latest", "12", "2", "1"]
     assert offered(f"{show}1", tmp_path) == ["12", "1"]

@@ -20,10 +20,10 @@ def snapshot_numbers(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _numbers(urls: list[str] | None) -> list[str]:
     try:
-        from backup import snapshot, vaults  # noqa: PLC0415
+        from backup import names, snapshot, vaults  # noqa: PLC0415
 
         store = vaults.open_url(urls[0]) if urls else vaults.stack_stores()[0]
-        numbers = sorted(snapshot.sequence_of(s.key) for s in store.list(snapshot.PREFIX))
+        numbers = sorted(snapshot.numbers(names.ours_in(store.list(snapshot.PREFIX))))
     except (ZaibeiError, OSError, IndexError, LookupError):
         return []
     return [str(n) for n in reversed(numbers[-_OFFERED:])]
