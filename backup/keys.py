@@ -41,7 +41,9 @@ class Kdf:
             (self.lanes, _LANES_MAX, "lanes"),
         ):
             if not 0 < asked <= most:
-                raise Damage(f"a key object asks for {asked} {what} of Argon2id; 1 to {most} may be")
+                raise Damage(
+                    f"a key object asks for {asked} {what} of Argon2id; 1 to {most} may be"
+                )
         return Argon2id(
             salt=salt,
             length=length,

@@ -21,6 +21,7 @@ from backup.pack import Entry, open_blob
 from backup.reader import Reader
 from backup.seal import Kind, Seal
 from backup.tree import Extent, Node, segments
+from zaibei.kernel import direct
 from zaibei.kernel.errors import Damage
 
 STRETCH: Final = 8192  # pieces that are planned together
@@ -73,6 +74,8 @@ class Layer:
         self._open = ThreadPoolExecutor(OPENERS, thread_name_prefix="open")
         self._drive = ThreadPoolExecutor(1, thread_name_prefix="lay")
         self._driven: Future[None] | None = None
+        # Of the stretch that is laid and of the end of the one before: nobody waits between two.
+        self._running: deque[Future[None]] = deque()
         self._lock = threading.Lock()
         self._stretch = Stretch()
         self._over = False
@@ -114,6 +117,9 @@ class Layer:
         """Everything that was added is laid, or told as lost."""
         self._next()
         self._wait()
+        while self._running:
+            self._running.popleft().result()
+            self._done(self.size_bytes)
 
     def close(self) -> None:
         """Also in the middle: what is being written is finished, nothing more is begun."""
@@ -133,7 +139,7 @@ class Layer:
             driven.result()
 
     def _lay(self, stretch: Stretch) -> None:
-        running: deque[Future[None]] = deque()
+        running = self._running
         for name, pack in stretch.packs.items():
             if self._over:
                 return
@@ -144,9 +150,6 @@ class Layer:
             while len(running) >= PACKS_IN_FLIGHT:
                 running.popleft().result()
                 self._done(self.size_bytes)
-        while running:
-            running.popleft().result()
-        self._done(self.size_bytes)
 
     def _pack(self, name: str, pack: _Pack, fetched: Future[bytes] | None) -> None:
         for file in pack.bare:
@@ -307,10 +310,8 @@ def _write(fd: int, data: bytes, offset: int, where: list[Extent] | None) -> Non
     rest = memoryview(data)
     for at, length in [(offset, len(data))] if where is None else _span(where, offset, len(data)):
         part, rest = rest[:length], rest[length:]
-        done = 0
-        while done < length:
-            done += os.pwrite(fd, part[done:], at + done)
-        if length >= _WRITE_SOON:
+        past = direct.pwrite(fd, part, at)
+        if length - past >= _WRITE_SOON:
             begin_writing(fd, at, length)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infra.objectstore.contract import AlreadyThere, NotThere, Stat
+from zaibei.kernel import direct
 from zaibei.kernel.errors import NoSpace, Refused, Unreachable, Usage
 
 _TEMPORARY = ".tmp-"  # names of files that are not objects yet
@@ -49,10 +50,11 @@ class DirectoryStore:
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
                 fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(fd, "wb") as out:
-                    out.write(data)
-                    out.flush()
-                    os.fsync(out.fileno())
+                try:
+                    direct.pwrite(fd, data, 0)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
                 # link, not rename: rename would replace what another writer has put there.
                 os.link(temporary, path)
             except FileExistsError as there:
