@@ -7,7 +7,8 @@ order, the list of their lengths is sealed, and a pack's own size is padded.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final, Protocol
@@ -64,20 +65,23 @@ class Content:
                 yield held
             return
         cutter = _fastcdc(self.seed, self.least, self.average, self.most)
-        while True:
-            more = _full(source, self.most)
-            window = held + more
-            last = b""
-            for chunk in cutter.cut_buf(window):
-                if last:
-                    yield last
-                last = bytes(chunk.data)
-            if len(more) < self.most:
-                if last:
-                    yield last
-                return
-            # The last cut was made by the end of the window, not by the content.
-            held = last
+        with _window(2 * self.most) as window:
+            window[: len(held)] = held
+            have = len(held)
+            while True:
+                more = _fill(source, window[have : have + self.most])
+                have += more
+                begin = 0
+                for chunk in cutter.cut_buf(window[:have]):
+                    end = chunk.offset + chunk.length
+                    if end < have or more < self.most:
+                        yield bytes(window[begin:end])
+                        begin = end
+                if more < self.most:
+                    return
+                # The last cut was made by the end of the window, not by the content.
+                window[: have - begin] = window[begin:have]
+                have -= begin
 
 
 RELATION: Final = Blocks(256 << 10)
@@ -98,6 +102,37 @@ def _fastcdc(seed: int, least: int, average: int, most: int) -> "FastCDC":
 def for_database(path: str) -> Cutter:
     """`base/5/16384.1` in blocks of pages, anything else as files are."""
     return RELATION if _IS_RELATION.fullmatch(path) else OTHER
+
+
+_spare: list[bytearray] = []
+
+
+@contextmanager
+def _window(size: int) -> Iterator[memoryview]:
+    """Room for what is read, the last one's if it is free: new room is new pages, and joining what is left over with
+    what is read copied every byte once more, under the interpreter's lock."""
+    room = _spare.pop() if _spare and len(_spare[-1]) == size else bytearray(size)
+    try:
+        yield memoryview(room)
+    finally:
+        _spare[:] = [room]
+
+
+def _fill(source: Source, room: memoryview) -> int:
+    """How much of it could be filled before the source ended."""
+    into: Callable[[memoryview], int | None] | None = getattr(source, "readinto", None)
+    have = 0
+    while have < len(room):
+        if into is not None:
+            got = into(room[have:]) or 0
+        else:
+            some = source.read(len(room) - have)
+            got = len(some)
+            room[have : have + got] = some
+        if not got:
+            break
+        have += got
+    return have
 
 
 def _full(source: Source, size: int) -> bytes:

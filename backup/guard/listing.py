@@ -53,7 +53,7 @@ def differences(
     met = np.zeros(len(there), dtype=bool)
     after: dict[bytes, Seen] = {}
     for line in _grouped(newer, fetch):
-        at = int(np.searchsorted(there, hash(line)))
+        at = int(np.searchsorted(there, hash(line))) if len(there) else 0
         if at < len(there) and there[at] == hash(line):
             met[at] = True
         elif _chosen(line, sampled):

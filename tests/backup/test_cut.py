@@ -86,3 +86,11 @@ def test_relations_stay_in_blocks_of_pages() -> None:
         256 << 10,
         88 << 10,
     ]
+
+
+def test_streams_that_are_cut_at_once_do_not_share_their_room() -> None:
+    one, other = noise(5, 60_000), noise(6, 60_000)
+    both = list(zip(SMALL.cut(BytesIO(one)), SMALL.cut(Drips(other, [700])), strict=False))
+    assert b"".join(p for p, _ in both) == one[: sum(len(p) for p, _ in both)]
+    assert b"".join(p for _, p in both) == other[: sum(len(p) for _, p in both)]
+    assert len(both) > 20
