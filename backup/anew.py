@@ -184,9 +184,13 @@ def _packs(
             if packs_max is not None and at >= packs_max:
                 out.left = len(todo) - at
                 break
+            # Asked again: two packs may hold the same blobs (two runs at once, a host's own memory), and then the first
+            # of them has brought all of the second.
+            if not (wanted := _lacking(held, name, fresh)):
+                continue
             try:
                 data = repo.read(key_of(name))
-                builder = _again(repo.keys, name, data, _lacking(held, name, fresh))
+                builder = _again(repo.keys, name, data, wanted)
             except Damage as bad:
                 out.problems.append(bad.message)
                 continue
@@ -256,6 +260,7 @@ def _again(keys: Keyring, name: str, data: bytes, wanted: set[bytes]) -> Builder
     """Opened and checked: a blob that is not whole is not carried on under a good seal."""
     if keys.suite.digest(data) != name:
         raise Damage(f"pack {name}: its bytes do not have its name")
+    assert wanted, "a pack of nothing is not packed anew"
     entries = [e for e in read_trailer(keys, name, data) if e.id in wanted]
     if {e.id for e in entries} != wanted:
         raise Damage(f"pack {name}: index and trailer differ")

@@ -14,6 +14,7 @@ from backup import anew, gc, membership, recipients, rotation, signed, snapshot
 from backup.errors import Incomplete, Retired, RolledBack, WrongKey
 from backup.forget import forget
 from backup.heal import heal
+from backup.host import HostKey
 from backup.job import run_files
 from backup.keys import Kdf
 from backup.reader import Reader
@@ -25,6 +26,7 @@ from backup.seal import epoch_of
 from backup.sweep import sweep
 from backup.verify import Level, verify
 from backup.wal import Archive
+from backup.writeonly import open_write_only
 from infra.objectstore.contract import Stat
 from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.memory import MemoryStore
@@ -603,3 +605,26 @@ def test_a_damaged_pack_is_told_and_the_rest_goes_on(repo: Repository, source: P
     assert not list(repo.store.list("marks/")), "nothing is given away while something is missing"
     repo.store.corrupt(key, whole)
     assert anew.seal_anew(new, Silent()).done
+
+
+def twice(repo: Repository, source: Path, tmp_path: Path) -> None:
+    """The same new data by the root and by a host, which knows no blob but its own."""
+    back_up(repo, source)
+    file = tmp_path / "web-1.key"
+    membership.add_host(repo, name="web-1", file=file)
+    back_up(open_write_only(repo.store, HostKey.load(file), clock=repo.clock), source, seed=2)
+
+
+def test_packs_that_hold_the_same_blobs_are_packed_anew_once(
+    repo: Repository, source: Path, tmp_path: Path, clock: SimClock
+) -> None:
+    twice(repo, source, tmp_path)
+    new = rotation.begin(repo, why="test").repository
+    assert anew.seal_anew(new, Silent(), rng=random.Random(3), packs_max=0).left > 1
+    done = anew.seal_anew(new, Silent(), rng=random.Random(3))  # as `--resume` does
+    assert (done.done, done.problems, anew.progress_of(new).left) == (True, [], 0)
+
+    opened = open_repository(repo.store, PASSPHRASE, clock=clock)
+    assert sound(opened) == []
+    for sequence in (1, 2):
+        assert read_back(opened, sequence, tmp_path / "t") == contents(source)
