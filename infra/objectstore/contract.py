@@ -101,6 +101,14 @@ class VersionedStore(ObjectStore, Protocol):
 
 
 @runtime_checkable
+class LitteredStore(ObjectStore, Protocol):
+    """A store in which a writer who is killed leaves what is no object: nothing lists it, and it takes room."""
+
+    def unfinished(self, before: datetime, *, remove: bool) -> int:
+        """How many of these are older than `before`; with `remove` they are gone."""
+
+
+@runtime_checkable
 class HeaderedStore(VersionedStore, Protocol):
     """A store whose objects carry headers: `content-type`, `cache-control`, `x-amz-meta-…`, lower case.
 

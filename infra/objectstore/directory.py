@@ -4,8 +4,11 @@ A directory cannot hold an attacker off: there is no retention and there are no 
 crash-safe and has one winner: the bytes are flushed under a temporary name, then linked to the real one.
 """
 
+import errno
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,10 +16,13 @@ from pathlib import Path
 
 from infra.objectstore.contract import AlreadyThere, NotThere, Stat
 from zaibei.kernel import direct
-from zaibei.kernel.errors import NoSpace, Refused, Unreachable, Usage
+from zaibei.kernel.errors import Damage, NoSpace, Refused, Unreachable, Usage
 
 _TEMPORARY = ".tmp-"  # names of files that are not objects yet
+_UNFINISHED = re.compile(r"\.tmp-[0-9a-f]{16}")  # as we name them, to the last character
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+# A FIFO in the place of an object would hang whoever opens it, and a link would lead out of the directory.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryStore:
@@ -66,9 +72,24 @@ class DirectoryStore:
         return None
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        with _told(self.name, key), self._path(key).open("rb") as source:
-            source.seek(start)
-            return source.read(-1 if length is None else length)
+        path = self._path(key)
+        with _told(self.name, key):
+            try:
+                fd = os.open(path, _READ)
+            except OSError as bad:
+                # ELOOP is O_NOFOLLOW's answer, ENXIO a socket's.
+                if bad.errno in (errno.ELOOP, errno.ENXIO):
+                    raise self._strange(key, path.lstat().st_mode) from bad
+                raise
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                os.close(fd)
+                if stat.S_ISDIR(mode):
+                    raise NotThere(f"{self.name}: {key} is not there")
+                raise self._strange(key, mode)
+            with os.fdopen(fd, "rb") as source:
+                source.seek(start)
+                return source.read(-1 if length is None else length)
 
     def stat(self, key: str) -> Stat:
         with _told(self.name, key):
@@ -87,6 +108,22 @@ class DirectoryStore:
         self._no_lock()
         self.stat(key)
 
+    def unfinished(self, before: datetime, *, remove: bool) -> int:
+        """Files that writers who were killed left, none younger than `before`: how many."""
+        count = 0
+        with _told(self.name):
+            for directory, _, names in os.walk(self._root):
+                for name in filter(_UNFINISHED.fullmatch, names):
+                    path = Path(directory) / name
+                    with suppress(FileNotFoundError):
+                        found = path.lstat()
+                        if not stat.S_ISREG(found.st_mode) or _modified(found) >= before:
+                            continue
+                        if remove:
+                            path.unlink()
+                        count += 1
+        return count
+
     def _walk(self, directory: Path, prefix: str) -> Iterator[Stat]:
         with _told(self.name):
             try:
@@ -102,16 +139,24 @@ class DirectoryStore:
                 if below.startswith(prefix) or prefix.startswith(below):
                     yield from self._walk(path, prefix)
             elif not name.startswith(_TEMPORARY) and self._key(path).startswith(prefix):
-                with suppress(FileNotFoundError):  # removed while we walk
+                with _told(self.name), suppress(FileNotFoundError):  # removed while we walk
                     yield self._stat(path)
 
     def _stat(self, path: Path) -> Stat:
-        found = path.stat()
+        """What is no file has a name and no bytes: left out of the listing, nobody would be told of it."""
+        found = path.lstat()
         return Stat(
             key=self._key(path),
-            size_bytes=found.st_size,
+            size_bytes=found.st_size if stat.S_ISREG(found.st_mode) else 0,
             version=None,
-            modified=datetime.fromtimestamp(found.st_mtime, UTC),
+            modified=_modified(found),
+        )
+
+    def _strange(self, key: str, mode: int) -> Damage:
+        what = {stat.S_IFIFO: "a FIFO", stat.S_IFLNK: "a symbolic link", stat.S_IFSOCK: "a socket"}
+        return Damage(
+            f"{self.name}: {key} is {what.get(stat.S_IFMT(mode), 'a device')} and not a file",
+            hint=f"somebody put it there: look at it, and remove it: {self._root / key}",
         )
 
     def _key(self, path: Path) -> str:
@@ -132,7 +177,13 @@ class DirectoryStore:
         if directory in self._flushed:
             return
         if directory == self._root:
-            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except (FileNotFoundError, NotADirectoryError, FileExistsError) as bad:
+                raise Usage(
+                    f"{self.name}: no directory can be made there: {bad.strerror}",
+                    hint="file:///DIR is a directory on a disk that is mounted",
+                ) from bad
         else:
             self._make_directories(directory.parent)
             try:
@@ -162,15 +213,27 @@ class _told:  # noqa: N801 — reads as a verb at its place
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-            if self._key is not None:
-                raise NotThere(f"{self._store}: {self._key} is not there") from error
-        elif isinstance(error, PermissionError):
-            raise Refused(f"{self._store}: {error.strerror}: {error.filename}") from error
-        elif isinstance(error, OSError):
-            if error.errno in _NO_SPACE:
-                raise NoSpace(f"{self._store}: {error.strerror}") from error
-            raise Unreachable(f"{self._store}: {error.strerror}: {error.filename}") from error
+        if not isinstance(error, OSError):
+            return
+        gone = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if gone and self._key is not None:
+            raise NotThere(f"{self._store}: {self._key} is not there") from error
+        what = f"{self._store}: {error.strerror}: {error.filename}"
+        if gone or isinstance(error, FileExistsError) or error.errno == errno.ELOOP:
+            raise Refused(what, hint="is it a directory, and is its disk mounted?") from error
+        if error.errno == errno.EROFS:
+            raise Refused(
+                what, hint="it is mounted read-only: what writes needs it mounted for writing"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise Refused(what, hint="run as an account that may, or change who owns it") from error
+        if error.errno in _NO_SPACE:
+            raise NoSpace(f"{self._store}: {error.strerror}") from error
+        raise Unreachable(what) from error
+
+
+def _modified(found: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(found.st_mtime, UTC)
 
 
 def _flush_directory(directory: Path) -> None:
