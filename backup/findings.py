@@ -13,11 +13,11 @@ from zaibei.kernel.errors import Damage
 
 FINDINGS_MAX: Final = 1000
 NOTES_MAX: Final = 100
-_HEAL = "zaibei backup heal --from OTHER-REPOSITORY"
-_REPAIR = "zaibei backup repair"
+HEAL: Final = "zaibei backup heal --from OTHER-REPOSITORY"
+REPAIR: Final = "zaibei backup repair"
 _CLEAR = "zaibei backup gc --clear-damaged, as who may delete"
 _KEY = "remove that object, as who may delete; then zaibei backup key add"
-_MEND: Final = {"index": _REPAIR, "forgets": _CLEAR, "marks": _CLEAR, "keys": _KEY}
+_MEND: Final = {"index": REPAIR, "forgets": _CLEAR, "marks": _CLEAR, "keys": _KEY}
 _LOST: Final = {
     "config": "this repository does not open from this vault",
     "keys": "one recipient: whoever holds only that key cannot open the repository",
@@ -47,6 +47,7 @@ class Finding:
     by_content: bool = False  # found by reading it, so only reading it again can clear it
     snapshots: list[int] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)  # beside `mend`, of this case alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +93,16 @@ class Report:
         self.damage_count += 1
         one = Finding(
             object=key,
-            why=str(bad),
+            why=bad.message,
             lost=_lost(key),
-            mend=_MEND.get(key.partition("/")[0], _HEAL),
+            mend=_MEND.get(key.partition("/")[0], HEAL),
             by_content=by_content,
+            hints=list(bad.hints),
         )
         # Beyond the bound the count goes on: a list of a million lines helps nobody.
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(one)
-            self.damage.append(str(bad))
+            self.damage.append(bad.message)
         return one
 
     def note(self, text: str) -> None:
@@ -109,6 +111,8 @@ class Report:
 
 
 def _lost(key: str) -> str:
+    if key == SNAPSHOTS:
+        return "a snapshot, or that nobody left one out"
     if key.startswith(SNAPSHOTS):
         return f"snapshot {key.removeprefix(SNAPSHOTS).lstrip('0')}, or a part of it"
     return _LOST.get(key.partition("/")[0], "unknown")

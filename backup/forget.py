@@ -4,7 +4,7 @@ the garbage collection removes, later, what only they needed."""
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from backup import forgotten, points, retention, snapshot, status, unread
+from backup import forgotten, heads, points, retention, snapshot, status, unread
 from backup.forgotten import Link, Statement
 from backup.repository import Repository
 from backup.retention import Decision, Entry, Policy
@@ -20,6 +20,9 @@ def decide(repo: Repository, policy: Policy, *, label: str | None = None) -> tup
 
 
 def entries(repo: Repository) -> list[Entry]:
+    """Raises RolledBack when the end of the chain is gone that this machine has seen: what is the newest, or the
+    last of its kind, cannot be told from the rest."""
+    heads.check(repo, repo.sequences())
     found = snapshot.numbers(repo.listed(snapshot.PREFIX))
     taken_in = {sequence: stat.modified for sequence, stat in found.items()}
     proven = proven_to_restore(repo)

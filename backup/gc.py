@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from backup import marks, points, runs
+from backup import heads, marks, points, runs
 from backup.cover import cover
 from backup.index import Catalogue, Liveness
 from backup.marks import TERMS, Mark, Terms
@@ -23,7 +23,7 @@ from backup.repack import Repacker
 from backup.repository import Repository, retry
 from backup.runs import Run
 from backup.snapshot import Snapshot
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 
 LIVE_SHARE_MIN: Final = 0.5  # a pack of which less is needed is packed anew
@@ -72,9 +72,12 @@ def mark(
 ) -> Marked:
     """Find garbage and say so. `write=False`: only count. Raises Damage and marks nothing when a listing or
     a needed blob is missing: garbage cannot be told from what is merely lost."""
+    heads.check(repo, repo.sequences())
     run = Run.begin(repo) if write else None
     try:
-        with looked(repo, progress, terms=terms, but=run.name if run else None) as (seen, reader):
+        with looked(
+            repo, progress, terms=terms, but=run.name if run else None, only_look=not write
+        ) as (seen, reader):
             mover = Repacker(
                 repo,
                 reader,
@@ -153,7 +156,12 @@ def _mark(
 
 @contextmanager
 def looked(
-    repo: Repository, progress: Progress, *, terms: Terms, but: str | None = None
+    repo: Repository,
+    progress: Progress,
+    *,
+    terms: Terms,
+    but: str | None = None,
+    only_look: bool = False,
 ) -> Iterator[tuple[View, Reader]]:
     """Raises Damage when something that a snapshot needs is in no pack that is there.
 
@@ -161,7 +169,7 @@ def looked(
     Snapshots before the index, as every reader does. Marks before packs: a pack that another sweep takes
     away meanwhile is then seen as marked, or not seen at all.
     """
-    now = retry(repo.clock, repo.store.now)
+    now = time_of(repo, only_look=only_look)
     floor = min([now, *(o.started for o in runs.live(repo, now, but=but))])
     roots = repo.snapshots()
     standing = marks.standing(repo)
@@ -199,6 +207,17 @@ def looked(
             observed=tuple(sorted(observed)),
         )
         yield view, reader
+
+
+def time_of(repo: Repository, *, only_look: bool) -> datetime:
+    """The store's. A directory is asked for it by writing: who may only look there takes this machine's, because
+    nothing is removed by it."""
+    try:
+        return retry(repo.clock, repo.store.now)
+    except Refused:
+        if not only_look:
+            raise
+        return repo.clock.now()
 
 
 def still_roots(

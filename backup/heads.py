@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from backup import unread
 from backup.errors import RolledBack
@@ -15,6 +16,15 @@ from backup.repository import Repository
 from backup.snapshot import Snapshot
 from zaibei.kernel.errors import Refused
 from zaibei.kernel.state import state_dir, write_atomic
+
+_ROLLED_BACK: Final = (
+    "the vault was rolled back or withholds it: compare with the other vault, and look at deleted versions before"
+    " anything is written"
+)
+_FOR_GOOD: Final = (
+    "zaibei backup heal takes it from the other vault; if it is lost for good, zaibei backup repair states that, and"
+    " everything goes on from there"
+)
 
 
 def _file(repo: Repository) -> Path:
@@ -58,11 +68,22 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
             return
         raise RolledBack(
             f"{repo.name}: snapshot {sequence} was there and is not any more",
-            hint="the vault was rolled back or withholds it: compare with the other vault,"
-            " and look at deleted versions before anything is written",
+            hint=(_ROLLED_BACK, _FOR_GOOD),
         )
     if repo.link(sequence).digest != digest:
-        raise RolledBack(f"{repo.name}: snapshot {sequence} is not the one that was written")
+        raise RolledBack(
+            f"{repo.name}: snapshot {sequence} is not the one that was written",
+            hint="somebody put another in its place: compare with the other vault before anything is written",
+        )
+
+
+def lost(repo: Repository) -> RolledBack | None:
+    """The same as an answer: for who goes on with what is left, and says so."""
+    try:
+        check(repo, repo.sequences())
+    except RolledBack as bad:
+        return bad
+    return None
 
 
 def remembered(repo: Repository) -> tuple[int, str, int] | None:

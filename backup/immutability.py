@@ -31,6 +31,10 @@ ALWAYS: Final = (
     "revoked/",
     "forgets/",
 )  # what opens it, and what explains its chain
+_LOST_NOW: Final = (
+    "nothing was committed; run again: what is lost is stored again, as far as its source still has it",
+    "older snapshots: zaibei backup verify tells what they lost, heal and repair mend them",
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 T = TypeVar("T")
@@ -164,12 +168,12 @@ def _stat(repo: Repository, key: str, size_bytes: int | None) -> Stat:
     except NotThere as gone:
         raise Damage(
             f"{repo.name}: {key} is in the index and not in the vault",
-            hint="nothing was committed; zaibei backup verify tells what else is missing",
+            hint=_LOST_NOW,
         ) from gone
     if size_bytes not in (None, found.size_bytes):
         raise Damage(
             f"{repo.name}: {key} has {found.size_bytes} bytes and should have {size_bytes}",
-            hint="nothing was committed; zaibei backup verify tells what else is damaged",
+            hint=_LOST_NOW,
         )
     return found
 

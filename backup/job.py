@@ -15,6 +15,7 @@ from backup.guard.judge import judging
 from backup.guard.said import FACT, verdict_of
 from backup.guard.verdict import Verdict
 from backup.index import Catalogue
+from backup.ledger import known_damaged
 from backup.repository import Repository
 from backup.schedule.slot import FACT as SLOT
 from backup.schedule.slot import Slot, fence
@@ -268,6 +269,7 @@ def _run(
                     judge=_told_of(slot, judging(accept=accept)),
                     fence=fence(slot) if slot else None,
                     says=witness.fact(repo, siblings),
+                    doubted=known_damaged(repo),
                 )
             )
         except Usage:

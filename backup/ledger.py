@@ -8,13 +8,14 @@ until then the packs count as never read.
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
-from backup.findings import Coverage, Level, Report
+from backup.findings import HEAL, Coverage, Level, Report
+from backup.pack import key_of
 from backup.repository import Repository
 from zaibei.kernel.state import state_dir
 
@@ -39,6 +40,15 @@ class Reading:
 
     at: datetime
     read_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """A pack that was found damaged and not found sound since."""
+
+    name: str
+    why: str
+    at: str
 
 
 class Ledger:
@@ -133,6 +143,16 @@ class Ledger:
         rows = self._db.execute("SELECT object FROM damage ORDER BY object").fetchall()
         return [object_ for (object_,) in rows]
 
+    def damaged_packs(self) -> list[Remembered]:
+        return _damaged_packs(self._db)
+
+    def miss(self, packs: Iterable[str], *, at: datetime) -> None:
+        """A writer found that these are not there: the next one must know."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO damage VALUES (?, 0, ?, 'missing', 'unknown', ?)",
+            ((key_of(name), _text(at), HEAL) for name in packs),
+        )
+
     def total_bytes(self) -> int:
         (total,) = self._db.execute("SELECT coalesce(sum(size), 0) FROM pack").fetchone()
         return int(total)
@@ -188,6 +208,30 @@ def file_of(repo: Repository) -> Path:
     place = hashlib.sha256(repo.name.encode()).hexdigest()[:12]
     name = f"{repo.config.repository.hex()}-{place}.sqlite"
     return state_dir() / "backup" / "ledger" / name
+
+
+def known_damaged(repo: Repository) -> frozenset[str]:
+    """Packs that this machine knows to be damaged. Only looks: no ledger is made, and one that cannot be read
+    knows nothing, as one that is lost."""
+    file = file_of(repo)
+    if not file.exists():
+        return frozenset()
+    try:
+        with closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
+        ) as db:
+            return frozenset(one.name for one in _damaged_packs(db))
+    except sqlite3.DatabaseError:
+        return frozenset()
+
+
+def _damaged_packs(db: sqlite3.Connection) -> list[Remembered]:
+    rows = db.execute(
+        "SELECT object, why, found_at FROM damage WHERE object LIKE 'packs/%' ORDER BY object"
+    ).fetchall()
+    return [
+        Remembered(name=object_.rpartition("/")[2], why=why, at=at) for object_, why, at in rows
+    ]
 
 
 def _open(file: Path | None) -> sqlite3.Connection:

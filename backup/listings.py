@@ -1,7 +1,6 @@
 """Listings beside the index: does every entry have its blobs, do they add up, and who needs what is lost?"""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backup import tree
-from backup.findings import Finding, Report
+from backup.findings import HEAL, REPAIR, Finding, Report
 from backup.pack import key_of
 from backup.reader import Reader
 from backup.rows import rows_of
@@ -47,18 +46,30 @@ def who_needs(
         finding = told.get(key_of(name))
         if finding is None or len(wanted) > _BAD_IDS_MAX:
             continue  # beyond the bound `lost` stays unknown, and says so
-        finding.lost = "nothing that a snapshot needs"
+        # Until somebody is found who does: then there is something to be fetched from another vault.
+        finding.lost, finding.mend = "nothing that a snapshot needs", REPAIR
         for e in reader.catalogue.entries(name):
             if all(p.pack in bad for p in reader.catalogue.places(e.id)):
                 wanted[e.id] = finding
     progress.step(f"{out.repository}: who needs what is lost")
+    unread: list[int] = []
+    findings = {id(f): f for f in wanted.values()}.values()
     for one in chain:
         for id_ in wanted.keys() & set(one.content.tree):
             _reached(wanted[id_], one.sequence, b"(the listing, and with it every entry)")
-        with suppress(Damage):  # said already, by `check`
+        try:
             for node in reader.nodes(one):
                 for id_ in wanted.keys() & set(node.blobs):
                     _reached(wanted[id_], one.sequence, node.path)
+        except Damage:  # said already, by `check`
+            unread.append(one.sequence)
+    if unread:
+        # What nobody could read needs perhaps all of it.
+        some = ", ".join(map(str, unread[:_SNAPSHOTS])) + (", …" if unread[_SNAPSHOTS:] else "")
+        for finding in findings:
+            begun = f"{finding.lost}; " if finding.snapshots else ""
+            finding.mend = HEAL
+            finding.lost = f"{begun}unknown in snapshots {some}: their listings cannot be read"
 
 
 def said(path: bytes) -> str:
@@ -72,6 +83,7 @@ def _reached(one: Finding, sequence: int, path: bytes) -> None:
         one.snapshots.append(sequence)
     if (text := said(path)) not in one.paths and len(one.paths) < _PATHS:
         one.paths.append(text)
+    one.mend = HEAL
     one.lost = f"in snapshots {', '.join(map(str, one.snapshots))}: {', '.join(one.paths)}"
     one.lost += ", …" if len(one.paths) == _PATHS or len(one.snapshots) == _SNAPSHOTS else ""
 

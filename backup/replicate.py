@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from backup import snapshot, tree, wal
 from backup.blob import Chunk, Kind
+from backup.ledger import known_damaged
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
@@ -74,7 +75,7 @@ def replicate(
         wanted = [s for s in wanted if s not in copies]
     if wanted:
         with Reader(source) as reader, Reader(into) as own:
-            hand = _Hand(reader, Writer(into, rng=rng), out)
+            hand = _Hand(reader, Writer(into, rng=rng, doubted=known_damaged(into)), out)
             try:
                 for one, copy in _parents(theirs, copies, wanted):
                     hand.learn(one, copy, own)

@@ -68,7 +68,7 @@ class Seal:
             raise Damage(f"{what}: {bad.message}", hint=bad.hints) from bad
         key, commitment = _derive(keys, secret, fields, salt)
         if not hmac.compare_digest(commitment, header[-COMMITMENT_BYTES:]):
-            raise Damage(f"{what}: sealed under another key")
+            raise Damage(f"{what}: sealed under another key, or damaged")
         return cls(header, keys.suite.aead(key), _binding(header, keys, name))
 
     def seal(self, slot: int, data: bytes) -> bytes:

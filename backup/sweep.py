@@ -9,22 +9,23 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from backup import copies, marks, runs, snapshot, unread, wal
+from backup import copies, heads, marks, runs, snapshot, unread, wal
 from backup.cover import cover, names_in
-from backup.gc import View, looked, still_roots
+from backup.gc import View, looked, still_roots, time_of
 from backup.index import Catalogue
 from backup.marks import TERMS, Mark, Terms
 from backup.oldlog import bases, superfluous
 from backup.pack import key_of
 from backup.repository import Repository, retry
 from backup.schedule import lease
-from infra.objectstore.contract import Locked, NotThere, ObjectStore
+from infra.objectstore.contract import LitteredStore, Locked, NotThere, ObjectStore
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 
+UNFINISHED_MIN: Final = timedelta(hours=1)  # no object takes so long to write, whatever the grace
 LOCKED_MAX: Final = 1000  # told one by one; the count is exact
 
 
@@ -56,9 +57,11 @@ def sweep(
     dry_run: bool = False,
 ) -> Swept:
     """`deleter`: the same place as the identity that may remove. Raises Damage and removes nothing when what
-    the snapshots need is not all there."""
+    the snapshots need is not all there, or when a snapshot is gone that this machine has seen: what it needed
+    would be nobody's."""
+    heads.check(repo, repo.sequences())
     out = Swept()
-    now = retry(repo.clock, repo.store.now)
+    now = time_of(repo, only_look=dry_run)
     hand = _Hand(repo, deleter, out, now=now, dry_run=dry_run)
     standing = marks.standing(repo)
     ripe = _ripe(repo, standing, now, terms)
@@ -66,7 +69,7 @@ def sweep(
     going = frozenset[str]()
     if ripe:
         # After the question what is ripe: whoever relied on these packs has committed by now.
-        with looked(repo, progress, terms=terms) as (seen, reader):
+        with looked(repo, progress, terms=terms, only_look=dry_run) as (seen, reader):
             going = _not_needed(reader.catalogue, seen, marks.packs_of(ripe))
         out.resurrected = len(marks.packs_of(ripe)) - len(going)
     try:
@@ -76,6 +79,10 @@ def sweep(
         hand.remove("wal", _old_log(repo, now, terms))
         hand.remove("runs", runs.over(repo, now, since=2 * terms.grace))
         hand.remove("leases", lease.over(repo, now))
+        if isinstance(deleter, LitteredStore):
+            old = now - max(terms.grace, UNFINISHED_MIN)
+            if count := deleter.unfinished(old, remove=not dry_run):
+                out.removed["unfinished files"] = count
     except Refused as no:
         out.refused = no.message
     return out
@@ -88,7 +95,8 @@ def clear(repo: Repository, deleter: ObjectStore, *, dry_run: bool = False) -> S
     with packs that a new run takes for good again.
     """
     out = Swept()
-    hand = _Hand(repo, deleter, out, now=retry(repo.clock, repo.store.now), dry_run=dry_run)
+    now = time_of(repo, only_look=dry_run)
+    hand = _Hand(repo, deleter, out, now=now, dry_run=dry_run)
     try:
         hand.remove("unreadable", unread.all_of(repo))
     except Refused as no:

@@ -12,6 +12,7 @@ from typing import Final
 
 from backup import (
     copies,
+    doubt,
     forgotten,
     heads,
     listings,
@@ -90,7 +91,8 @@ def verify(
     with Reader(repo, held) as reader, Ledger(None) as forgetful:
         own = ledger or forgetful
         unneeded = Unneeded(reader, chain, marked, progress)
-        there = _present(repo, held, out, bad, unneeded)
+        doubted, seen = {one.name for one in own.damaged_packs()}, set[str]()
+        there = doubt.still(_present(repo, held, out, bad, unneeded), doubted, seen)
         if level is Level.STRUCTURE:
             for _ in there:
                 pass
@@ -99,9 +101,10 @@ def verify(
         progress.step(f"{repo.name}: listings of {len(chain)} snapshots")
         listings.check(reader, chain, out, progress)
         if level is not Level.STRUCTURE:
-            _contents(
+            seen -= _contents(
                 repo, held, own, out, bad, unneeded, rng=rng, progress=progress, budget=budget
             )
+        doubt.told_again(out, own, seen, unneeded, bad)
         _wal(repo, out, whole=level is Level.FULL)
         _needed_log(repo, out, chain)
         if level is Level.FULL:
@@ -154,7 +157,8 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
         with out.collecting(snapshot.key_of(sequence)):
             _taken_back(repo, sequence, links[sequence])
     sequences = [s for s in sequences if s not in gone]
-    with out.collecting(snapshot.PREFIX):
+    known = heads.remembered(repo)
+    with out.collecting(snapshot.key_of(known[0]) if known else snapshot.PREFIX):
         heads.check(repo, sequences)
     for sequence in sequences:
         try:
@@ -291,8 +295,8 @@ def _contents(
     rng: random.Random,
     progress: Progress,
     budget: Budget | None,
-) -> None:
-    """Packs read whole, a few at once: reading, digest, opening and inflating leave the interpreter."""
+) -> set[str]:
+    """Packs read whole, a few at once: reading, digest, opening and inflating leave the interpreter. Which."""
     full = out.level is Level.FULL
     total = ledger.total_bytes()
     allowed = total if full else (budget or Budget()).bytes_of(total)
@@ -304,6 +308,7 @@ def _contents(
         for name, size in ledger.due(rng.randbytes(32).hex()):
             late = end is not None and repo.clock.monotonic() - begun >= end.total_seconds()
             if spent and not full and (late or spent + size > allowed):
+    done_with: set[str] = set()
                 return
             spent += size
             yield name, size
@@ -330,7 +335,9 @@ def _contents(
 def _pack(repo: Repository, held: Catalogue, name: str, size_bytes: int) -> None:
     """Not digested where that could tell nothing more: every byte was opened under the pack's own key, and the
     index gives this name to these blobs at these places, and to no other pack a blob of it. So neither a changed
+        done_with.add(name)
     byte nor a pack under another's name gets by."""
+    return done_with
     data = repo.read_pack(name, size_bytes)
     entries, all_opened = check_blobs(repo.keys, name, data)
     indexed = held.entries(name)

@@ -6,22 +6,25 @@ to write let the next run find them again, and what is not even indexed is swept
 
 import os
 import random
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from backup import immutability, snapshot
+from backup import doubt, immutability, snapshot
 from backup.blob import Chunk, Kind, encode_all
 from backup.guard.heads import Heads
 from backup.immutability import Lock
 from backup.index import SEGMENT_PACKS, Catalogue, Held
 from backup.lease import Lease
+from backup.ledger import Ledger
 from backup.pack import PACK_BYTES, Builder, Pack, key_of
 from backup.repository import Repository
 from backup.snapshot import Content, Snapshot
 from backup.upload import Uploads
-from zaibei.kernel.errors import Busy
+from zaibei.kernel.errors import Busy, Damage, ZaibeiError
 
 _OPEN_PACKS: Final = 2  # data blobs go to one of these at random: a store cannot tell neighbours
 _COMMIT_ATTEMPTS: Final = 16
@@ -59,8 +62,10 @@ class Writer:
         judge: Judge | None = None,
         fence: Fence | None = None,
         says: Mapping[str, Any] | None = None,
+        doubted: frozenset[str] = frozenset(),
     ) -> None:
-        """`says`: facts that the snapshot in this vault states beside the source's own."""
+        """`says`: facts that the snapshot in this vault states beside the source's own. `doubted`: packs that are
+        known to be damaged; what they hold is stored again."""
         self.repository = repository
         self._lock_asked = lock
         self._retain = lock.until if lock else None
@@ -71,9 +76,7 @@ class Writer:
         self._lease = Lease(repository)  # before the index is read
         # What a segment that cannot be read names is stored again. Else one torn segment, or junk of somebody
         # who may write, would stop every backup from now on; `verify` is who tells of it.
-        self.catalogue = repository.catalogue(
-            without=self._lease.packs, damaged=lambda _key, _bad: None
-        )
+        self.catalogue = self._load(self._lease.packs | doubted)
         self._lock = threading.Lock()
         self._open = _builders()
         self._uploads = Uploads(self._deliver)
@@ -82,6 +85,16 @@ class Writer:
         self._own: set[str] = set()  # packs of this run
         self._reused: dict[str, int] = {}  # packs of earlier runs that this one relies on: size
         self._new = self._known = self._packs = self._stored = 0
+
+    def _load(self, without: frozenset[str]) -> Catalogue:
+        held = self.repository.catalogue(without=without, damaged=lambda _key, _bad: None)
+        # After the index: what it names was there before it. One lost pack would else stop every run from now on.
+        if gone := doubt.absent(self.repository, held.packs()):
+            held.close()
+            held = self.repository.catalogue(
+                without=without | gone, damaged=lambda _key, _bad: None
+            )
+        return held
 
     def put(self, chunk: Chunk, kind: Kind) -> bytes:
         """The blob's id. It is in the vault at the latest when `finish` returned."""
@@ -162,13 +175,25 @@ class Writer:
             segments = self.catalogue.segments_naming(self._reused)
             # What is marked goes: others name the same packs.
             needed |= {f"index/{s}": None for s in segments if s not in self._lease.segments}
-        immutability.confirm(self.repository, needed, end=self._retain)
+        try:
+            immutability.confirm(self.repository, needed, end=self._retain)
+        except Damage:
+            self._missed()
+            raise
         return Written(
             blobs_new=self._new,
             blobs_known=self._known,
             packs=self._packs,
             stored_bytes=self._stored,
         )
+
+    def _missed(self) -> None:
+        """Lost while we wrote, or in a vault that is too large to look at first. The next run must know."""
+        repo = self.repository
+        with suppress(OSError, ValueError, sqlite3.Error, ZaibeiError):  # the damage itself is told
+            gone = doubt.lost(repo, self._reused)
+            with Ledger.of(repo) as ledger:
+                ledger.miss(gone, at=repo.clock.now())
 
     def judged(self, content: Content, heads: Heads) -> Content:
         if self._judge is None:

@@ -236,6 +236,7 @@ def _told(f: "Report") -> list[str]:
         )
     for one in f.findings:
         lines += [f"DAMAGE: {one.why}", f"  lost: {one.lost}", f"  mend: {one.mend}"]
+        lines += [f"  hint: {hint}" for hint in one.hints]
     if f.damage_count > len(f.findings):
         lines.append(f"DAMAGE: {f.damage_count - len(f.findings)} more")
     return [*lines, *(f"note: {n}" for n in f.notes)]
