@@ -3,7 +3,7 @@ that nobody sees. Kept: extended attributes (ACLs are some), hard links, holes, 
 """
 
 # Names are bytes here, and pathlib refuses bytes.
-# ruff: noqa: PTH115, PTH119
+# ruff: noqa: PTH114, PTH115, PTH116, PTH119
 
 import errno
 import io
@@ -84,10 +84,14 @@ def backup_files(
     rules: Rules | None = None,
     skip_unchanged: bool = True,
 ) -> tuple[Outcome, ...]:
-    """Each path under its own name. Raises Usage for one that is not there or two of one name."""
+    """Each path under its own name; one that is a link itself is followed, and that is told. Raises Usage for one
+    that is not there or two of one name."""
     rules = rules or Rules()
     roots = _roots(paths)
-    shown = [os.fsdecode(r).encode(errors="replace").decode() for r in roots.values()]
+    shown = [_text(r) for r in roots.values()]
+    followed = {r: os.path.realpath(r) for r in roots.values() if os.path.islink(r)}
+    for link, real in followed.items():
+        progress.note(f"{_text(link)} is a link: what it leads to is backed up, {_text(real)}")
     host, started = socket.gethostname(), clock.now()
     progress.step(f"reading {', '.join(shown)}")
     with Fanout(writers, progress) as out:
@@ -107,7 +111,11 @@ def backup_files(
         try:
             for name, root in roots.items():
                 for entry in walk(
-                    root, name, rules, problem=run.problems.os, excluded=run.leave_out
+                    followed.get(root, root),
+                    name,
+                    rules,
+                    problem=run.problems.os,
+                    excluded=run.leave_out,
                 ):
                     _add(run, entry)
         finally:
@@ -130,10 +138,15 @@ def backup_files(
                     "problems": run.problems.count,
                     "unchanged": run.skipped,
                     "excluded": run.excluded,
-                    "rules": list(rules.lines),
+                    "rules": rules.told(),
                     "one_file_system": rules.one_file_system,
                     SEED: f"{seed:016x}",
-                },
+                }
+                | (
+                    {"followed": {_text(a): _text(b) for a, b in followed.items()}}
+                    if followed
+                    else {}
+                ),
             )
         )
 
@@ -149,16 +162,29 @@ def _seed(writers: Sequence[Writer], known: Parents) -> int:
 
 def _roots(paths: Sequence[Path]) -> dict[bytes, bytes]:
     """Name in the listing to path, in the order of the names."""
-    roots = [os.fsencode(p.absolute()) for p in paths]
-    named = {os.path.basename(os.path.normpath(r)) or b"root": r for r in roots}
-    if len(named) != len(roots):
-        raise Usage(
-            "two of the paths end in the same name", hint="back up the directory above both"
-        )
-    for root in roots:
-        if not os.path.lexists(root):
-            raise Usage(f"{os.fsdecode(root)}: no such file or directory")
+    named: dict[bytes, bytes] = {}
+    for root in (os.fsencode(p.absolute()) for p in paths):
+        name = os.path.basename(os.path.normpath(root)) or b"root"
+        if name in named:
+            raise Usage(
+                f"two of the paths end in the same name: {_text(named[name])} and {_text(root)}",
+                hint="back up the directory above both",
+            )
+        named[name] = root
+        # A link that leads nowhere is a disk that is not mounted, more often than it is meant: backing up the link
+        # alone would be a backup of nothing that says it is complete.
+        try:
+            os.stat(root)
+        except OSError as bad:
+            why = (bad.strerror or str(bad)).lower()
+            to = f" (a link to {_text(os.readlink(root))})" if os.path.islink(root) else ""
+            raise Usage(f"{_text(root)}{to}: {why}") from bad
     return dict(sorted(named.items()))
+
+
+def _text(path: bytes) -> str:
+    """For people and JSON; in any locale the same, because the next run finds this one by it."""
+    return path.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
 
 
 def _add(run: _Run, entry: Entry) -> None:

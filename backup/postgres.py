@@ -23,6 +23,7 @@ from typing import Any, Final
 from psycopg.conninfo import make_conninfo
 
 from backup import wal
+from backup.conninfo import without_secrets
 from backup.cut import Source, for_database
 from backup.fanout import Fanout, Outcome
 from backup.snapshot import Content, Snapshot
@@ -95,7 +96,9 @@ def backup_postgres(
     with_wal: Wal = Wal.FETCH,
     deadline: timedelta = DEADLINE,
 ) -> tuple[Outcome, ...]:
-    """Raises ToolFailed with pg_basebackup's last words. `conninfo` holds no password."""
+    """Raises ToolFailed with pg_basebackup's last words, and Usage for a `conninfo` that holds a password: it would
+    stand in the process list for as long as the backup runs."""
+    without_secrets(conninfo)
     started = clock.now()
     kept: dict[str, bytes] = {}
     progress.step("base backup")

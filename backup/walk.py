@@ -48,9 +48,13 @@ class Rules:
         all_ = [("--exclude", 1, line) for line in lines]
         for file in files:
             try:
-                said = file.read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as bad:
-                raise Usage(f"{file}: no exclude rules can be read: {bad}") from bad
+                raw = file.read_bytes()
+            except OSError as bad:
+                raise Usage(f"{file}: no exclude rules can be read: {bad.strerror}") from bad
+            # Names are bytes, so rules about them are: a folder with a name in GBK can be left out, too.
+            if b"\0" in raw:
+                raise Usage(f"{file}: no exclude rules can be read: no name holds a NUL")
+            said = [os.fsdecode(line) for line in raw.splitlines()]
             all_ += [(str(file), n, line) for n, line in enumerate(said, 1)]
         if len(all_) > RULES_MAX:
             raise Usage(f"{len(all_)} exclude rules; {RULES_MAX} are the limit")
@@ -63,11 +67,15 @@ class Rules:
                 GitIgnoreSpec.from_lines([line])
             except (ValueError, re.error) as bad:
                 raise Usage(
-                    f"{where}:{n}: not a rule: {line!r}", hint="rules are written as in .gitignore"
+                    f"{where}:{n}: not a rule: {line!a}", hint="rules are written as in .gitignore"
                 ) from bad
         kept = tuple(line for _, _, line in all_ if line.strip() and not line.startswith("#"))
         spec = GitIgnoreSpec.from_lines(kept) if kept else None
         return cls(kept, one_file_system, spec)
+
+    def told(self) -> list[str]:
+        """For the snapshot: a byte that is no text as `\\xff`."""
+        return [os.fsencode(line).decode("utf-8", "backslashreplace") for line in self.lines]
 
     def match(self, below: bytes, *, directory: bool) -> bool:
         """`below`: the path under the root; the root itself is matched by nothing."""

@@ -1,11 +1,23 @@
 """`backup point`: one name for a moment of the database and a version set of each bucket."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, opened, say, told
+from zaibei.cli.backup.shared import (
+    CLOCK,
+    Files,
+    Json,
+    Password,
+    Repo,
+    app,
+    distinct,
+    given,
+    opened,
+    say,
+    text,
+    told,
+)
 from zaibei.cli.console import progress
 
 
@@ -16,9 +28,7 @@ def point(
     bucket: Annotated[
         list[str] | None, typer.Option(help="s3+https://HOST/BUCKET, or SITE/BUCKET; repeatable.")
     ] = None,
-    files: Annotated[
-        list[Path] | None, typer.Option(help="A file or directory; repeatable.")
-    ] = None,
+    files: Files = None,
     count_rows: Annotated[
         bool, typer.Option("--count-rows", help="Count and checksum every table too: reads it all.")
     ] = False,
@@ -33,12 +43,16 @@ def point(
     `backup wal` must be running and a base backup must be there. `rehearse --point NAME` goes back to it."""
     with told(), progress() as bar:
         from backup import consistency, job, vaults  # noqa: PLC0415
+        from backup.conninfo import without_secrets  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
+        paths, name = given(files), text(name, "the name")
+        if postgres is not None:
+            without_secrets(postgres)
         kept = duration(retain) if retain else None
         patience = duration(within)
         stores = [vaults.open_bucket(b) for b in bucket or ()]
-        repos = opened(repo, password_file)
+        repos = distinct(opened(repo, password_file))
         consistency.unused(repos, name)
         conninfo, secret = (postgres, None) if postgres else vaults.writer_doors()
         bar.step("naming the moment")
@@ -47,8 +61,8 @@ def point(
             job.run_bucket(store, repos, CLOCK, None, bar, source=source, label=name, retain=kept)
             for store, source in stores
         ]
-        if files:
-            runs.append(job.run_files(files, repos, CLOCK, None, bar, label=name, retain=kept))
+        if paths:
+            runs.append(job.run_files(paths, repos, CLOCK, None, bar, label=name, retain=kept))
         done = job.run_point(one, runs, repos, CLOCK, None, bar, retain=kept, within=patience)
     say(
         json,

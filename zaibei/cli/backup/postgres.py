@@ -12,6 +12,7 @@ from zaibei.cli.backup.shared import (
     Repo,
     Which,
     app,
+    distinct,
     opened,
     say,
     told,
@@ -241,9 +242,12 @@ def wal(
         import threading  # noqa: PLC0415
 
         from backup import status, vaults  # noqa: PLC0415
+        from backup.conninfo import without_secrets  # noqa: PLC0415
         from backup.receiver import WalArchiver  # noqa: PLC0415
         from zaibei.kernel.state import state_dir  # noqa: PLC0415
 
+        if postgres is not None:
+            without_secrets(postgres)
         conninfo, secret = (postgres, None) if postgres else vaults.writer_doors()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -251,7 +255,7 @@ def wal(
         with WalArchiver(
             conninfo=conninfo,
             password=secret,
-            repositories=opened(repo, password_file),
+            repositories=distinct(opened(repo, password_file)),
             spool=spool or state_dir() / "backup" / "spool",
             clock=CLOCK,
         ) as archiver:

@@ -7,6 +7,7 @@ import typer
 
 from zaibei.cli.backup.shared import (
     CLOCK,
+    Files,
     Json,
     Password,
     Repo,
@@ -16,7 +17,9 @@ from zaibei.cli.backup.shared import (
     reachable,
     repository_told,
     say,
+    source_of,
     standby,
+    text,
     told,
 )
 from zaibei.cli.console import progress
@@ -67,16 +70,16 @@ def init(
 
 @app.command()
 def run(
-    files: Annotated[
-        list[Path] | None, typer.Option(help="A file or directory; repeatable.")
-    ] = None,
+    files: Files = None,
     postgres: Annotated[str | None, typer.Option(help="libpq conninfo, without password.")] = None,
     bucket: Annotated[
         str | None, typer.Option(help="All versions of s3+https://HOST/BUCKET, or SITE/BUCKET.")
     ] = None,
     repo: Repo = None,
     password_file: Password = None,
-    label: str = "",
+    label: Annotated[
+        str, typer.Option(help="What `list`, retention and the guard know it by.")
+    ] = "",
     retain: Annotated[str | None, typer.Option(help="Lock what the snapshot needs: 30d.")] = None,
     retain_max: Annotated[
         str, typer.Option(help="Refuse a longer --retain: nobody can shorten it later.")
@@ -104,22 +107,22 @@ def run(
     with told(), progress(programs=True) as bar:
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
-        if sum(map(bool, (files, postgres, bucket))) > 1:
-            raise Usage("one source a run", hint="--files, --postgres or --bucket")
-        if not files and (exclude or exclude_from or one_file_system):
+        paths = source_of(files, postgres, bucket)
+        if not paths and (exclude or exclude_from or one_file_system):
             raise Usage("rules are for files", hint="--files")
+        label, accept = text(label, "--label"), text(accept, "--accept")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
         repos, lost = reachable(repo, password_file, make=repo is None)
         # After the keys: they were loaded while those were derived.
         from backup import job  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
 
-        if files:
+        if paths:
             rules = Rules.of(
                 exclude or (), files=exclude_from or (), one_file_system=one_file_system
             )
             done = job.run_files(
-                files,
+                paths,
                 repos,
                 CLOCK,
                 None,
@@ -165,6 +168,9 @@ def run(
     complete = done.complete and not lost
     problems = [*lost, *done.problems]
     made = [o for o in done.outcomes if o.snapshot is not None]
+    followed = (
+        made[0].snapshot.content.facts.get("followed", {}) if made and made[0].snapshot else {}
+    )
     say(
         json,
         {
@@ -172,6 +178,7 @@ def run(
             "took_s": done.took,
             "problems": problems,
             "anomalies": list(done.anomalies),
+            "followed": followed,
             "vaults": [
                 {
                     "vault": o.vault,

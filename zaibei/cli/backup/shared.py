@@ -1,6 +1,7 @@
 """What the commands of `zaibei backup` share: options, the contract of exit codes, and how repositories open."""
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ Repo = Annotated[
 Password = Annotated[
     Path | None,
     typer.Option("--password-file", help="Its first line opens the repository."),
+]
+Files = Annotated[
+    list[str] | None,  # as text: of an empty variable Path would make the current directory
+    typer.Option("--files", metavar="PATH", help="A file or directory; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 AsOf = Annotated[
@@ -127,12 +132,57 @@ def told() -> Iterator[None]:
         sys.exit(code)
 
 
+def given(files: list[str] | None) -> list[Path]:
+    """The paths of --files. Raises Usage for one that says nothing."""
+    if files and "" in files:
+        raise Usage("--files is empty", hint="a variable that is not set? `.` is this directory")
+    return [Path(f) for f in files or ()]
+
+
+def text(said: str, option: str) -> str:
+    """What people will read in a listing. Raises Usage for bytes that are no text."""
+    try:
+        return os.fsencode(said).decode("utf-8")
+    except UnicodeError as bad:
+        raise Usage(f"{option}: not text in UTF-8: {said!a}") from bad
+
+
+def source_of(files: list[str] | None, postgres: str | None, bucket: str | None) -> list[Path]:
+    """The paths, if those are the source. Raises Usage for two sources, and for one that is given and says nothing:
+    an empty variable would back up the stack's databases instead."""
+    paths = given(files)
+    if sum(s is not None for s in (files or None, postgres, bucket)) > 1:
+        raise Usage("one source a run", hint="--files, --postgres or --bucket")
+    if bucket == "":
+        raise Usage("--bucket is empty", hint="a variable that is not set?")
+    if postgres is not None:
+        from backup.conninfo import without_secrets  # noqa: PLC0415
+
+        without_secrets(postgres)
+    return paths
+
+
+def distinct(repos: "list[Repository]") -> "list[Repository]":
+    """Raises Usage for two ways to one repository: it would hold everything twice and be taken for two vaults."""
+    seen: dict[bytes, str] = {}
+    for one in repos:
+        if one.config.repository in seen:
+            raise Usage(
+                f"{seen[one.config.repository]} and {one.name} are one repository",
+                hint="each --repo is a vault of its own: `zaibei backup init` makes one",
+            )
+        seen[one.config.repository] = one.name
+    return repos
+
+
 def places(
     urls: list[str] | None, password_file: Path | None, *, make: bool
 ) -> list[tuple[Any, Any]]:
     """Stores and what opens them."""
     from backup import vaults  # noqa: PLC0415
+    from backup.place import all_distinct  # noqa: PLC0415
 
+    all_distinct(urls or ())
     if (other := _WITH.given()) is not None:
         if password_file is not None:
             raise Usage("a passphrase and a key file: which one?")
@@ -251,7 +301,7 @@ def reachable(
             why = bad
     if not able:
         raise why
-    return able, lost
+    return distinct(able), lost
 
 
 def standby() -> tuple[str, str]:
