@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from backup.errors import NotARepository
+from backup.errors import NotARepository, Taken
 from backup.keys import Kdf
 from backup.pace import Pace, Paced
 from backup.repository import Repository, create_repository, open_repository, read_config
 from infra import sites
 from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock, SystemClock
-from zaibei.kernel.errors import Refused, Usage
+from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import state_dir, write_atomic
 
@@ -95,9 +95,11 @@ def passphrase(file: Path | None = None) -> str:
     try:
         said = source.read_text().splitlines()
     except FileNotFoundError as gone:
-        raise Usage(
-            f"{source}: no such password file", hint="zaibei backup init makes one"
-        ) from gone
+        # Only the stack's own is made; a name that was given is looked for.
+        made = (
+            "a file whose first line is the passphrase" if file else "zaibei backup init makes one"
+        )
+        raise Usage(f"{source}: no such password file", hint=made) from gone
     except (OSError, UnicodeDecodeError) as bad:
         why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
         raise Usage(
@@ -146,7 +148,7 @@ def ensure(
         return open_repository(store, secret, clock=clock)
     try:
         return create_repository(store, secret, clock=clock, suite_name=suite_name, kdf=kdf)
-    except Refused:
+    except Taken:
         # Somebody made it between our look and our write.
         return open_repository(store, secret, clock=clock)
 

@@ -7,6 +7,7 @@ as missed. A clock that went back repeats nothing; a clock that was far ahead an
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 from backup.schedule import calendar
@@ -19,6 +20,7 @@ BACK_MAX: Final = timedelta(hours=26)  # the future beyond it was a wrong clock:
 GRACE: Final = timedelta(minutes=10)
 NOTES_MAX: Final = 20
 _CLOCK: Final = "clock"
+_GIVEN_UP: Final = "given up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def _disbelieved(job: Job, state: State, now: datetime) -> State:
 
 def _missed(state: State, slots: Sequence[datetime], now: datetime) -> State:
     for slot in slots[-NOTES_MAX:]:
-        why = "given up" if slot == state.trying else "nobody ran it in time"
+        why = _GIVEN_UP if slot == state.trying else "nobody ran it in time"
         state = _noted(state, slot, "missed", now, why)
     return replace(
         state,
@@ -166,6 +168,40 @@ def failed(state: State, slot: datetime, why: str, *, now: datetime, again: bool
             retry_at=None,
         )
     return replace(state, trying=slot, attempts=tried, retry_at=now + BACKOFF * 2 ** (tried - 1))
+
+
+class Standing(StrEnum):
+    """What a person is told of a job. Only the first three are sound."""
+
+    OK = "ok"
+    OFF = "off"
+    RETRYING = "RETRYING"  # its last slot failed and is tried again; an earlier one has its backup
+    FAILED = "FAILED"  # its last slot was given up
+    NEVER_DONE = "NEVER DONE"  # a slot is past, and no backup was ever made
+    OVERDUE = "OVERDUE"
+
+    @property
+    def sound(self) -> bool:
+        return self in (Standing.OK, Standing.OFF, Standing.RETRYING)
+
+
+def standing(job: Job, state: State, now: datetime) -> Standing:
+    """`due_by` alone waits for the next slot and its time-out: half a day in which every slot may have failed."""
+    if not job.enabled:
+        return Standing.OFF
+    last = next((n for n in reversed(state.notes) if n.outcome != _CLOCK), None)
+    by = due_by(job, state, now=now)
+    if by is not None and by < now:
+        return Standing.OVERDUE
+    settled = last is not None and state.settled is not None and last.slot <= state.settled
+    if last is not None and settled and (last.outcome == "failed" or last.why == _GIVEN_UP):
+        return Standing.FAILED
+    # After a clock that was far ahead it is not known whether there was a success: `due_by` says when one must be.
+    if state.done is None and all(n.outcome != _CLOCK for n in state.notes):
+        first = calendar.following(job, job.created)
+        past = first is not None and first + calendar.offset(job, first) <= now
+        return Standing.NEVER_DONE if past else Standing.OK
+    return Standing.RETRYING if state.trying is not None and state.attempts else Standing.OK
 
 
 def due_by(job: Job, state: State, *, now: datetime | None = None) -> datetime | None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from backup import status
+from backup.conninfo import without_secrets
+from backup.place import all_distinct
 from backup.schedule import calendar, model, plan
 from backup.schedule.model import Job
 from backup.schedule.plan import Note, State
@@ -43,12 +45,23 @@ def job(name: str) -> Job:
 
 def add(new: Job, *, replace: bool = False) -> None:
     calendar.check(new)
+    _sane(new)
     with _changing():
         held = {j.name: j for j in jobs()}
         if new.name in held and not replace:
             raise Usage(f"there is a job {new.name!r} already", hint="--replace, or another name")
         held[new.name] = new
         _write_jobs(held)
+
+
+def _sane(new: Job) -> None:
+    """What a job must not be that is added now. Not asked of the jobs that are there: one that was taken once must
+    not stop the others."""
+    if new.keep and min(new.keep.values()) < 0:
+        raise Usage(f"job {new.name!r}: a policy keeps a number of snapshots, not less than none")
+    if new.postgres is not None:
+        without_secrets(new.postgres)
+    all_distinct(new.repos)
 
 
 def remove(name: str) -> Job:
@@ -84,6 +97,7 @@ def _shown(one: Job, state: State, now: datetime) -> dict[str, Any]:
         "due_by": by.isoformat() if by else None,
         "done": state.done_at.isoformat() if state.done_at else None,
         "missed": state.missed,
+        "standing": plan.standing(one, state, now).value,
         "last": {"slot": last.slot.isoformat(), "outcome": last.outcome} if last else None,
     }
 
@@ -132,7 +146,13 @@ def _write_jobs(held: Mapping[str, Job]) -> None:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """A name that is no text comes as `\\udcff`, which JSON can say and UTF-8 cannot."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2)
+    return text
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import Worker
 
+from backup.conninfo import without_secrets
 from backup.schedule import model
 from backup.schedule.model import Job
 from backup.schedule.perform import Opened, Outcome, Standby, perform
@@ -211,7 +212,10 @@ def id_of(job: Job) -> str:
 
 
 def order(job: Job, *, heartbeat: timedelta = HEARTBEAT) -> dict[str, Any]:
-    """The workflow's argument. No secret is in it: a job names files and variables."""
+    """The workflow's argument. No secret is in it: a job names files and variables. Raises Usage for a job that was
+    added when a conninfo with a password was still taken."""
+    if job.postgres is not None:
+        without_secrets(job.postgres)
     return {
         "job": model.to_json(job),
         "timeout_s": job.timeout.total_seconds(),

@@ -1,6 +1,7 @@
 """The calendar on odd days, the plan after odd nights, and two hosts at one slot."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -140,6 +141,41 @@ def test_a_cron_line_that_nobody_could_follow_is_refused_when_it_is_added(
     assert state.jobs() == ()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": {"daily": -1, "weekly": 8}},
+        {"repos": ("xxx",), "password_file": "/pw"},
+        {"repos": ("file:///a/b", "file:///a/./b/"), "password_file": "/pw"},
+        {"postgres": "host=x password=sekret"},
+    ],
+)
+def test_a_job_of_nonsense_is_refused_when_it_is_added_and_one_that_is_there_stops_no_other(
+    wrong: dict[str, Any],
+) -> None:
+    """Taken once, when nobody looked: it must be possible to list, to replace and to remove it."""
+    with pytest.raises(Usage) as refused:
+        state.add(nightly(**wrong))
+    assert "sekret" not in str(refused.value)
+    assert state.jobs() == ()
+    state.folder().mkdir(parents=True, exist_ok=True)
+    told = {"format": 1, "jobs": [model.to_json(nightly(**wrong))]}
+    (state.folder() / "jobs.json").write_text(json.dumps(told))
+    state.add(nightly(name="sound"))
+    assert len(state.jobs()) == 2
+    state.remove(nightly().name)
+    assert [j.name for j in state.jobs()] == ["sound"]
+
+
+def test_a_job_of_a_name_that_is_no_text_comes_back_as_it_was_written() -> None:
+    odd = os.fsdecode("/data/人".encode("gbk"))
+    state.add(nightly(files=(odd,)))
+    assert state.jobs()[0].files == (odd,)
+    noted = failed(State(), at("2026-03-02T02:30"), f"{odd}: gone", now=at("2026-03-02T02:31"))
+    state.save(state.jobs(), {nightly().name: noted}, now=at("2026-03-02T02:31"))
+    assert state.states()[nightly().name] == noted
+
+
 def test_a_line_that_fires_in_leap_years_alone_is_a_line() -> None:
     calendar.check(nightly(cron="0 2 29 2 *"))
 
@@ -244,6 +280,35 @@ def test_a_slot_that_another_host_holds_is_looked_at_again_and_costs_no_attempt(
     assert one(job, told, now)[1] is None
     _, run = one(job, told, now + plan.LOOK_AGAIN)
     assert run is not None and run.attempt == 1
+
+
+def test_a_job_is_ok_only_while_its_last_slot_has_or_can_still_get_its_backup() -> None:
+    """`due_by` waits for the next slot and its time-out of half a day: a job whose every slot failed was ok until
+    then, last done never."""
+    job, slot = hourly(created=at("2026-03-01T23:30")), at("2026-03-02")
+    minute = timedelta(minutes=1)
+
+    def stands(told: State, now: datetime) -> str:
+        return plan.standing(job, told, now).name
+
+    assert stands(State(), slot - minute) == "OK", "its first slot is still to come"
+    assert stands(State(), slot + minute) == "NEVER_DONE"
+    told = failed(State(), slot, "vault down", now=slot)
+    assert stands(told, slot + minute) == "NEVER_DONE"
+    for _ in range(plan.ATTEMPTS_MAX - 1):
+        told = failed(told, slot, "vault down", now=slot)
+    assert stands(told, slot + minute) == "FAILED"
+
+    good = plan.finished(told, slot + HOUR, now=slot + HOUR)
+    assert stands(good, slot + HOUR) == "OK"
+    again = failed(good, slot + 2 * HOUR, "vault down", now=slot + 2 * HOUR)
+    assert stands(again, slot + 2 * HOUR) == "RETRYING"
+    incomplete = failed(good, slot + 2 * HOUR, "x: denied", now=slot + 2 * HOUR, again=False)
+    assert stands(incomplete, slot + 2 * HOUR) == "FAILED"
+    outlived, _ = one(job, again, slot + 3 * HOUR)
+    assert outlived.notes[-1].why == "given up" and stands(outlived, slot + 3 * HOUR) == "FAILED"
+    assert stands(good, slot + timedelta(days=2)) == "OVERDUE"
+    assert plan.standing(replace(job, enabled=False), told, slot).sound
 
 
 def test_a_job_that_is_off_is_never_due_and_never_overdue() -> None:
@@ -680,6 +745,21 @@ def test_a_slot_that_fails_says_why_in_the_words_of_the_error(
     ran = zaibei("schedule", "run", "--once")
     assert ran.returncode == 1
     assert "etc: failed: " in ran.stderr and "pw" in ran.stderr.partition("etc: failed: ")[2]
+    shown = zaibei("schedule", "status")
+    assert shown.returncode == 1 and "etc: NEVER DONE, last done never" in shown.stdout
+
+
+def test_a_job_whose_password_file_is_not_there_is_refused_and_absent_files_are_told(
+    opened: tuple[str, ...], tmp_path: Path
+) -> None:
+    absent = str(tmp_path / "mounted-later")
+    job = ("schedule", "add", "etc", "--every", "1h", "--files", absent)
+    refused = zaibei(*job, *opened[:3], str(tmp_path / "nowhere"))
+    assert refused.returncode == 2 and "no such password file" in refused.stderr
+    assert "init makes one" not in refused.stderr
+    added = zaibei(*job, *opened, "--json")
+    assert added.returncode == 0 and f"note: {absent} is not there now" in added.stderr
+    assert json.loads(added.stdout)["notes"] == [f"{absent} is not there now"]
 
 
 def test_a_zone_is_of_a_cron_line(opened: tuple[str, ...], some_files: Path) -> None:
@@ -709,5 +789,7 @@ def test_a_job_runs_once_from_the_command_line_and_the_next_look_finds_nothing_t
     assert due(state.jobs(), state.states(), datetime.now(UTC)).runs == ()
     made = json.loads((state.folder().parent / "status.json").read_text())
     assert made["schedule"]["jobs"]["etc"]["last"]["outcome"] == "done"
+    assert (shown["standing"], shown["sound"]) == ("ok", True)
+    assert made["schedule"]["jobs"]["etc"]["standing"] == "ok"
     refused = zaibei("schedule", "remove", "etc")
     assert refused.returncode == 2 and "--confirm etc" in refused.stderr

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, reachable, say, standby, told
+from zaibei.cli.backup.shared import (
+    CLOCK,
+    Files,
+    Json,
+    Password,
+    Repo,
+    app,
+    reachable,
+    say,
+    source_of,
+    standby,
+    told,
+)
 from zaibei.cli.console import Lines, emit_line, talk
 from zaibei.kernel.errors import Usage
 
@@ -26,9 +38,7 @@ def add(
         str | None, typer.Option(help="Of the cron's hours: Asia/Shanghai. [default: UTC]")
     ] = None,
     every: Annotated[str | None, typer.Option(help="6h; counted in UTC.")] = None,
-    files: Annotated[
-        list[Path] | None, typer.Option(help="A file or directory; repeatable.")
-    ] = None,
+    files: Files = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out, as in .gitignore; repeatable.")
     ] = None,
@@ -61,12 +71,17 @@ def add(
         Rules.of(exclude or ())  # a rule that is none is told now, not at two in the night
         if zone and not cron:
             raise Usage(f"--zone {zone} without --cron", hint="an interval counts in UTC")
+        paths = source_of(files, postgres, bucket)
         if repo and password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
+        if password_file is not None:
+            from backup.vaults import passphrase  # noqa: PLC0415
+
+            passphrase(password_file)
         one = model.Job(
             name=name,
             created=CLOCK.now(),
-            files=tuple(str(f.absolute()) for f in files or ()),
+            files=tuple(str(f.absolute()) for f in paths),
             exclude=tuple(exclude or ()),
             postgres=postgres,
             bucket=bucket,
@@ -84,7 +99,12 @@ def add(
         )
         state.add(one, replace=replace)
         state.save(state.jobs(), state.states(), now=CLOCK.now())
-    say(json, {"job": model.to_json(one)}, [f"added {name}: {one.source}, {one.when}"])
+        # It may be mounted later; a name that was mistyped is seen now, and not in the morning.
+        absent = [f"{f} is not there now" for f in one.files if not Path(f).exists()]
+    for line in absent:
+        talk.print(f"note: {line!s}", markup=False, emoji=False, soft_wrap=True)
+    told_of = {"job": model.to_json(one), "notes": absent}
+    say(json, told_of, [f"added {name}: {one.source}, {one.when}"])
 
 
 @group.command()
@@ -128,7 +148,7 @@ def list_(json: Json = False) -> None:
 
 @group.command()
 def status(json: Json = False) -> None:
-    """What became of the last slots. Exit 1 when a job is overdue."""
+    """What became of the last slots. Exit 1 when a job is overdue, gave its last slot up, or never had a success."""
     with told():
         from backup.schedule import plan, state  # noqa: PLC0415
 
@@ -137,9 +157,12 @@ def status(json: Json = False) -> None:
         for one in state.jobs():
             at = states.get(one.name, plan.State())
             by = plan.due_by(one, at, now=now)
+            standing = plan.standing(one, at, now)
             shown.append(
                 {
                     "job": one.name,
+                    "standing": standing,
+                    "sound": standing.sound,
                     "overdue": by is not None and by < now,
                     "due_by": by,
                     "done": at.done_at,
@@ -154,14 +177,14 @@ def status(json: Json = False) -> None:
         for s in shown
         for line in (
             (
-                f"{s['job']}: {'OVERDUE' if s['overdue'] else 'ok'}, last done {s['done'] or 'never'},"
+                f"{s['job']}: {s['standing'].value}, last done {s['done'] or 'never'},"
                 f" {s['missed_count']} missed, next {s['next'] or 'never'}"
             ),
             *(f"    {n.slot.isoformat()} {n.outcome} {n.why}" for n in s["notes"][-5:]),
         )
     ]
     say(json, {"jobs": shown}, lines)
-    raise typer.Exit(1 if any(s["overdue"] for s in shown) else 0)
+    raise typer.Exit(0 if all(s["sound"] for s in shown) else 1)
 
 
 @group.command()
