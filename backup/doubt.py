@@ -30,11 +30,16 @@ def lost(repo: Repository, packs: Mapping[str, int]) -> frozenset[str]:
     """The same of any number."""
     if not packs:
         return frozenset()
-    wanted = dict(packs)
-    for stat in names.ours_in(repo.store.list("packs/")):
-        name = stat.key.rpartition("/")[2]
-        if wanted.get(name) == stat.size_bytes:
-            del wanted[name]
+
+    def unlisted() -> dict[str, int]:
+        left = dict(packs)
+        for stat in names.ours_in(repo.store.list("packs/")):
+            name = stat.key.rpartition("/")[2]
+            if left.get(name) == stat.size_bytes:
+                del left[name]
+        return left
+
+    wanted = retry(repo.clock, unlisted)
     # A listing may lag behind: what it does not show is asked for by name before it is called lost.
     return frozenset(name for name, size in wanted.items() if not _there(repo, name, size))
 

@@ -1,6 +1,6 @@
 """The index as it is read from a vault: from its segments, or from the ends of the packs themselves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from backup import marks, names
@@ -11,8 +11,10 @@ from backup.repository import ATTEMPTS, Repository, retry
 from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Damage
 
+_PACKS: Final = "packs/"
 _READERS: Final = 3  # of segments
 _TRAILERS: Final = 8  # small reads: a store far away answers slowly, not little
+HINT: Final = "zaibei backup repair: the packs themselves say what it named"
 Damaged = Callable[[str, Damage], None]
 
 
@@ -49,6 +51,7 @@ def segments(
                     if retired is not None:
                         retired(stat.key, bad)
                 elif damaged is None:
+                    bad.hints = (*bad.hints, HINT)
                     raise
                 else:
                     damaged(stat.key, bad)
@@ -58,6 +61,29 @@ def segments(
 
 
 def rebuilt(repo: Repository, damaged: Damaged | None = None) -> Catalogue:
+    held = Catalogue()
+    _told_by_packs(repo, names.ours_in(repo.store.list(_PACKS)), held, damaged)
+    return held
+
+
+def complete(repo: Repository, held: Catalogue, damaged: Damaged) -> None:
+    """Where a segment cannot be read: what it named, from the ends of the packs that no other one names."""
+    known = held.packs()
+    next_ = next(known, None)
+    unnamed: list[Stat] = []
+    # Both in name order, so neither is held in memory.
+    for stat in names.ours_in(repo.store.list(_PACKS)):
+        name = stat.key.rpartition("/")[2]
+        while next_ is not None and next_[0] < name:
+            next_ = next(known, None)
+        if next_ is None or next_[0] != name:
+            unnamed.append(stat)
+    _told_by_packs(repo, unnamed, held, damaged)
+
+
+def _told_by_packs(
+    repo: Repository, packs: Iterable[Stat], held: Catalogue, damaged: Damaged | None
+) -> None:
     def read(stat: Stat) -> tuple[str, int, tuple[Entry, ...]]:
         def part(start: int, length: int) -> bytes:
             return retry(repo.clock, lambda: repo.store.read(stat.key, start=start, length=length))
@@ -65,15 +91,13 @@ def rebuilt(repo: Repository, damaged: Damaged | None = None) -> Catalogue:
         name = stat.key.rpartition("/")[2]
         return name, stat.size_bytes, fetch_trailer(repo.keys, name, stat.size_bytes, part)
 
-    held = Catalogue()
-    for stat, done in ahead(names.ours_in(repo.store.list("packs/")), read, workers=_TRAILERS):
+    for stat, done in ahead(packs, read, workers=_TRAILERS):
         try:
             held.add(*done.result())
         except Damage as bad:
             if damaged is None:
                 raise
             damaged(stat.key, bad)
-    return held
 
 
 def _swept(repo: Repository, key: str, bad: Damage) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Self
 
-from backup import tree
+from backup import loading, tree
 from backup.index import Catalogue
 from backup.pack import open_blob
 from backup.repository import Repository
@@ -35,12 +35,12 @@ class Reader:
         *,
         damaged: Callable[[str, Damage], None] | None = None,
     ) -> None:
-        """`damaged`: go on without index segments that cannot be read, and say which. One torn segment of
-        a run that failed must not keep a disaster from being restored; what only it names is missed loudly."""
+        """`damaged`: go on without index segments that cannot be read, and say which. One torn segment must not keep
+        a disaster from being restored: what it named is asked of the packs themselves."""
         self.repository = repository
-        self.catalogue = catalogue or repository.catalogue(damaged=damaged)
-        self._own = catalogue is None
         self._damaged = damaged
+        self.catalogue = catalogue or self._load()
+        self._own = catalogue is None
         self._newer: Catalogue | None = None  # beside the first, whose places others rely on
         self._newer_at: float | None = None
         self._looking = threading.Lock()
@@ -77,6 +77,20 @@ class Reader:
                 raise
             return self._read(newer, id)
 
+    def _load(self) -> Catalogue:
+        if (told := self._damaged) is None:
+            return self.repository.catalogue()
+        unread: list[str] = []
+
+        def damaged(key: str, bad: Damage) -> None:
+            unread.append(key)
+            told(key, bad)
+
+        held = self.repository.catalogue(damaged=damaged)
+        if unread:
+            loading.complete(self.repository, held, told)
+        return held
+
     def _index_again(self) -> Catalogue | None:
         with self._looking:
             now = self.repository.clock.monotonic()
@@ -85,7 +99,7 @@ class Reader:
                 if self._newer is not None:
                     self._old.append(self._newer)  # somebody may be asking it
                 self._newer = None  # were it not to be had, the old one would be asked in vain
-                self._newer = self.repository.catalogue(damaged=self._damaged)
+                self._newer = self._load()
             return self._newer
 
     def _read(self, catalogue: Catalogue, id: bytes) -> bytes:  # noqa: A002

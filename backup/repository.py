@@ -24,7 +24,7 @@ from backup.suite import IDS_OF_NEW, suite
 from backup.vault import ATTEMPTS, Vault, retry
 from infra.objectstore.contract import AlreadyThere, NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Busy, Damage, Refused, Usage
+from zaibei.kernel.errors import Busy, Damage, Refused
 
 __all__ = [
     "ATTEMPTS", "CONFIG", "Config", "Repository", "access", "create_repository", "open_repository", "read_config", "retry",
@@ -47,6 +47,9 @@ class Config:
     created: str
     ids: str = ""  # how the suite names blobs; "" for its first way
 
+_NO_TIP: Final = (
+    "zaibei backup repair states what it was, or that it is lost, and the next run goes on after it"
+)
 
 @dataclass(frozen=True, slots=True)
 class Repository:
@@ -144,27 +147,20 @@ class Repository:
         newest = max((*present, *gone), default=None)
         if newest is None:
             return None
-        link = gone[newest].link if newest in gone else self.link(newest)
+        try:
+            link = gone[newest].link if newest in gone else self.link(newest)
+        except Damage as bad:
+            bad.hints = (*bad.hints, _NO_TIP)
+            raise
         if link.digest is None:
-            raise Damage(
-                f"{self.name}: nobody knows what snapshot {newest} was", hint="backup repair"
-            )
+            raise Damage(f"{self.name}: nobody knows what snapshot {newest} was", hint=_NO_TIP)
         return link
 
     def find(self, which: str, *, kind: str | None = None) -> Snapshot:
         """`latest` or a number. The newest may be incomplete: its content says so."""
-        sequences = self.sequences()
-        if which != "latest":
-            if not which.isdecimal() or int(which) not in sequences:
-                raise Usage(
-                    f"{self.name}: no snapshot {which!r}", hint="zaibei backup list shows them"
-                )
-            return self.snapshot(int(which))
-        for sequence in reversed(sequences):
-            one = self.snapshot(sequence)
-            if kind in (None, one.content.kind):
-                return one
-        raise Usage(f"{self.name}: there is no snapshot yet", hint="zaibei backup run")
+        from backup.which import find  # noqa: PLC0415 - it imports us
+
+        return find(self, which, kind=kind)
 
     def catalogue(
         self,

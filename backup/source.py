@@ -36,7 +36,7 @@ class Source:
         self._snapshot, self._like = snapshot, like
         self._reader: Reader | None = None
         self._own = True
-        self.unread: list[str] = []  # index segments that a restore goes on without
+        self.unread: list[str] = []  # of the index: a restore asks the packs in their place
 
     @classmethod
     def of(cls, reader: Reader, snapshot: Snapshot) -> Self:
@@ -88,8 +88,6 @@ def entries(sources: Sequence[Source], *, note: Callable[[str], None]) -> Iterat
     for at, source in enumerate(sources):
         try:
             reader = source.reader
-            for line in source.unread:
-                note(line)
             for node in islice(reader.nodes(source.snapshot), done, None):
                 done += 1
                 yield reader, node
