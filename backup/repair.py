@@ -53,6 +53,24 @@ class Repaired:
         is it complete while a damaged copy is in a rotation's way."""
         return not (self.losses or self.wounds.wal or self.wounds.keys or self.stay)
 
+    def mended_told(self, name: str, *, done: bool, read: bool) -> list[str]:
+        """What came of it, also when there was nothing to do."""
+        if self.wounds.none:
+            looked = (
+                "every pack was read"
+                if read
+                else "names and sizes were looked at, no pack was read"
+            )
+            return [f"{name}: nothing is wrong: {looked}"]
+        if not done:
+            return []
+        marked = len(self.wounds.packs) + len(self.wounds.segments)
+        done_with = f"{marked} damaged or missing objects marked: nothing relies on them any more"
+        found = (
+            f"{self.indexed} packs indexed again, {self.salvaged} blobs saved from damaged packs"
+        )
+        return [f"{name}: {found}, {done_with}"]
+
     def copies_told(self, *, done: bool) -> list[str]:
         gone = "removed" if done else "would be removed"
         return [

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zaibei.cli.backup.collected import cleared_told, gc_told
+from zaibei.cli.backup.rolled import ends_lost, loudly
 from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
 from zaibei.cli.console import progress, talk
 from zaibei.kernel.errors import Usage
@@ -67,9 +69,22 @@ def forget(
     Deletes nothing: `gc` does, a day later. The newest complete and the newest proven one always stay."""
     with told():
         from backup import forget as forgetting  # noqa: PLC0415
+        from backup import unread  # noqa: PLC0415
         from backup.retention import Policy  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
+        # As `0s` and not as given or not: what keeps nothing is no policy.
+        keeps = any(
+            (
+                keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly,
+                keep_within != "0s", keep_tag, keep_label,
+            )
+        )  # fmt: skip
+        if snapshots and keeps:
+            raise Usage(
+                "numbers, and a policy: which of the two?",
+                hint="numbers alone are forgotten; without numbers the policy decides",
+            )
         policy = None
         if not snapshots:
             policy = Policy(
@@ -90,20 +105,27 @@ def forget(
         lines: list[str] = []
         for one in repos:
             decisions = forgetting.decide(one, policy) if policy else ()
-            gone = [d.entry.sequence for d in decisions if not d.keep] or sorted(snapshots or ())
-            if gone:
+            asked = [d.entry.sequence for d in decisions if not d.keep] or sorted(
+                set(snapshots or ())
+            )
+            before = one.forgotten(unread.Told(one)) if snapshots else {}
+            already = [s for s in asked if s in before]
+            gone = [s for s in asked if s not in before]
+            if asked:
                 forgetting.forget(
                     one,
-                    gone,
+                    asked,
                     why=forgetting.BY_POLICY if policy else why,
                     even_the_last=even_the_last and policy is None,
                     write=act,
                 )
-            out[one.name] = {"forgotten": gone, "decisions": decisions}
+            out[one.name] = {"forgotten": gone, "already": already, "decisions": decisions}
             for d in decisions:
                 kept = f"kept: {', '.join(d.keep)}" if d.keep else "FORGET"
                 lines.append(f"{one.name}  {d.entry.sequence:>4}  {'; '.join([kept, *d.notes])}")
-            lines.append(f"{one.name}: {len(gone)} {'forgotten' if act else 'to forget'}")
+            lines += [f"{one.name}  {s:>4}  forgotten already" for s in already]
+            named = f": {', '.join(map(str, gone))}" if gone else ""
+            lines.append(f"{one.name}: {len(gone)} {'forgotten' if act else 'to forget'}{named}")
     say(json, {"done": act, "repositories": out}, lines)
     raise typer.Exit(0 if act or dry_run else 2)
 
@@ -186,22 +208,34 @@ def copy_(
 
         source = one_of(opened(repo, password_file))
         into = one_of(opened([to], to_password_file or password_file))
+        for line in (lost := ends_lost([source])):
+            loudly(f"ROLLED BACK: {line}; what is left is copied")
         if dry_run:
-            there = copies_of(source, into)
-            todo = [s for s in snapshots or source.sequences() if s not in there]
-            say(json, {"done": False, "to_copy": todo}, [f"to copy: {s}" for s in todo])
-            raise typer.Exit(0)
+            there, held = copies_of(source, into), source.sequences()
+            if unknown := sorted(set(snapshots or ()) - set(held)):
+                raise Usage(
+                    f"{source.name}: no snapshot {', '.join(map(str, unknown))}",
+                    hint="zaibei backup list shows them",
+                )
+            todo = [s for s in sorted(set(snapshots or held)) if s not in there]
+            say(
+                json,
+                {"done": False, "to_copy": todo, "rolled_back": lost},
+                [f"to copy: {s}" for s in todo],
+            )
+            raise typer.Exit(1 if lost else 0)
         done = replicate(source, into, bar, sequences=snapshots or None, with_wal=wal)
+    whole = done.complete and not lost
     say(
         json,
-        {"done": True, "complete": done.complete, **asdict(done)},
+        {"done": True, "complete": whole, **asdict(done), "rolled_back": lost},
         [
             *(f"snapshot {a} is snapshot {b} of {into.name}" for a, b in done.snapshots.items()),
             *(f"NOT COPIED: {s}: {why}" for s, why in done.failed.items()),
             f"{len(done.snapshots)} copied, {done.already} were there, {done.wal_objects} of WAL",
         ],
     )
-    raise typer.Exit(0 if done.complete else 1)
+    raise typer.Exit(0 if whole else 1)
 
 
 @app.command()
@@ -296,6 +330,7 @@ def repair(
         [
             *(f"DAMAGED: {w}" for w in wounds),
             *done.copies_told(done=act),
+            *done.mended_told(one.name, done=act, read=read_data),
             *(
                 f"LOST: snapshot {loss.snapshot}: {path}"
                 + (f" (the rest is snapshot {loss.replaced_by})" if loss.replaced_by else "")
@@ -333,46 +368,6 @@ def who_may(urls: list[str] | None) -> "ObjectStore | None":
         return vaults.open_deleter(urls[0])
     except Usage:
         return None
-
-
-def cleared_told(name: str, cleared: Any, *, act: bool) -> list[str]:
-    """Raises Refused when they stay, or would be in the way of looking what else there is to do."""
-    from zaibei.kernel.errors import Refused  # noqa: PLC0415
-
-    count = cleared.removed.get("unreadable", 0)
-    if cleared.locked or cleared.refused:
-        why = cleared.refused or f"locked, the first until {cleared.unlocks_at or 'unknown'}"
-        raise Refused(f"{name}: marks or statements that cannot be read stay: {why}")
-    if count and not act:
-        raise Refused(
-            f"{name}: {count} marks or statements that cannot be read would be removed first",
-            hint=f"--confirm {name}",
-        )
-    return [f"{name}: {count} marks or statements that could not be read were removed"]
-
-
-def gc_told(name: str, swept: Any, marked: Any, *, act: bool) -> list[str]:
-    from zaibei.kernel.units import say_bytes  # noqa: PLC0415
-
-    would = "" if act else "would be "
-    removed = ", ".join(f"{n} {kind}" for kind, n in sorted(swept.removed.items())) or "nothing"
-    lines = [
-        f"{name}: {would}removed: {removed}; {say_bytes(swept.removed_bytes)}",
-        (
-            f"{name}: {would}marked: {marked.dead + marked.orphans} packs that nobody needs"
-            f" ({say_bytes(marked.dead_bytes)} indexed), {marked.repacked} packed anew"
-        ),
-    ]
-    if swept.resurrected:
-        lines.append(f"{name}: {swept.resurrected} packs are needed again and stay")
-    if swept.waiting:
-        lines.append(f"{name}: {swept.waiting} marks wait for their grace to end")
-    if swept.locked:
-        when = f"; the first unlocks at {swept.unlocks_at}" if swept.unlocks_at else ""
-        lines.append(f"{name}: {swept.locked} objects are locked and stay{when}")
-    if swept.refused:
-        lines.append(f"{name}: REFUSED: {swept.refused}")
-    return lines
 
 
 def deleters(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zaibei.cli.backup.rolled import ends_lost, loudly, or_lost
 from zaibei.cli.backup.shared import (
     CLOCK,
     AsOf,
@@ -22,28 +23,29 @@ from zaibei.cli.backup.shared import (
     snapshot_told,
     told,
 )
-from zaibei.cli.console import plain, progress, talk
+from zaibei.cli.console import plain, progress
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.units import duration, say_bytes, size_bytes
 
 if TYPE_CHECKING:
     from backup.findings import Report
+    from zaibei.kernel.errors import Damage
 
 
 @app.command("list")
 def list_(
     repo: Repo = None, password_file: Password = None, as_of: AsOf = None, json: Json = False
 ) -> None:
-    """The snapshots of each repository, oldest first. Ends with 1 when one was rolled back, as its sibling saw."""
+    """The snapshots of each repository, oldest first. Ends with 1 when one was rolled back, as its sibling or this
+    machine saw."""
     with told():
         from backup import witness  # noqa: PLC0415
 
         all_opened = opened(repo, password_file, as_of=as_of)
         found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
-        lost = witness.rolled_back(all_opened)
-    if lost and not json:
-        for line in lost:
-            talk.print(f"ROLLED BACK: {line}", style="bold red", markup=False)
+        lost = [*ends_lost([] if as_of else all_opened), *witness.rolled_back(all_opened)]
+    for line in lost:
+        loudly(f"ROLLED BACK: {line}")
     if not json and sys.stdout.isatty():
         table(found)
         raise typer.Exit(1 if lost else 0)
@@ -107,9 +109,16 @@ def show(
         from backup.reader import Reader  # noqa: PLC0415
 
         one_repo = opened(repo, password_file, as_of=as_of)[0]
-        one = one_repo.find(snapshot)
+        watched = [] if as_of else [one_repo]
+        with or_lost(watched):
+            one = one_repo.find(snapshot)
+        lost = ends_lost(watched if snapshot == "latest" else [])
         facts = {**snapshot_told(one), "facts": one.content.facts}
-        with Reader(one_repo) as reader:
+        if lost:
+            facts["rolled_back"] = lost
+        for line in lost:
+            loudly(f"ROLLED BACK: {line}; the newest that is there is {one.sequence}")
+        with Reader(one_repo, damaged=_unread) as reader:
             if diff is None:
                 _stream(
                     {**facts, "entries": None} if json else None,
@@ -129,6 +138,11 @@ def show(
                     ),
                     "{change:<10}  {path}",
                 )
+    raise typer.Exit(1 if lost else 0)
+
+
+def _unread(key: str, bad: "Damage") -> None:
+    loudly(f"DAMAGED: {key}: {bad.message}; zaibei backup repair")
 
 
 def _stream(head: dict[str, Any] | None, rows: Iterable[dict[str, Any]], line: str) -> None:

@@ -1,12 +1,15 @@
 """`backup restore`: files and objects back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import typer
 
+from zaibei.cli.backup.rolled import ends_lost, loudly, or_lost
 from zaibei.cli.backup.shared import (
     CLOCK,
     AsOf,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from backup.source import Source
 
 _RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets people in masked"
+
+_AFTER_CUT = "what has its name is whole: the same command with --resume goes on"
 
 
 @app.command()
@@ -64,8 +69,9 @@ def restore(
 ) -> None:
     """Files back. A PostgreSQL snapshot comes back as a data directory; `rehearse` starts one.
 
-    With several --repo, what is damaged in one is taken from another, named, and the command ends with 1."""
-    with told(), progress() as bar:
+    With several --repo, what is damaged in one is taken from another, named, and the command ends with 1; also when
+    the newest snapshot that this machine has seen is gone."""
+    with told(_AFTER_CUT), progress() as bar:
         from backup.objects import as_files  # noqa: PLC0415
         from backup.walk import Rules, chosen  # noqa: PLC0415
 
@@ -75,9 +81,16 @@ def restore(
         filters: dict[str, Any] = {}
         if include or exclude:
             filters["wanted"] = chosen(Rules.of(include or ()), Rules.of(exclude or ()))
+        if target is not None:
+            _demand_apart(target, repo or ())
         able, unknown = answering(repo, password_file, as_of=as_of)
-        sources = _sources(able, unknown, snapshot, kind)
+        watched = [] if as_of else [r for r in able if r is not None]
+        with or_lost(watched):
+            sources = _sources(able, unknown, snapshot, kind)
+        rolled_back = ends_lost(watched)
         one = sources[0].snapshot
+        for line in rolled_back:
+            loudly(f"ROLLED BACK: {line}; what comes back is snapshot {one.sequence}")
         content = one.content
         if content.kind == "point":
             raise Usage(
@@ -102,8 +115,10 @@ def restore(
                 source.close()
         if done.nothing and include:
             raise Usage("nothing in the snapshot matches --include", hint="zaibei backup show")
+    damaged = [f"{u}; zaibei backup repair" for source in sources for u in source.unread]
+    notes = ["nothing in the snapshot is left by the rules"] * (done.nothing and bool(exclude))
     doubts = [f"{u}: it may hold a newer snapshot" for u in unknown] if snapshot == "latest" else []
-    whole = content.complete and done.sound and not doubts
+    whole = content.complete and done.sound and not doubts and not rolled_back
     say(
         json,
         {
@@ -114,6 +129,9 @@ def restore(
             **done.fields,
             "problems": list(content.problems),
             "unknown": doubts,
+            "rolled_back": rolled_back,
+            "damaged": damaged,
+            "notes": notes,
             "personal_data": "plain" if content.kind == "postgres" else "unknown",
         },
         [
@@ -123,10 +141,27 @@ def restore(
             *(f"LOST: {x}" for x in done.fields.get("lost", ())),
             *(f"NOT IN THE BACKUP: {p}" for p in content.problems),
             *(f"UNKNOWN: {d}" for d in doubts),
+            *(f"ROLLED BACK: {r}" for r in rolled_back),
+            *(f"DAMAGED: {d}" for d in damaged),
+            *(f"note: {n}" for n in notes),
             *(_RAW for _ in range(content.kind == "postgres")),
         ],
     )
     raise typer.Exit(0 if whole else 1)
+
+
+def _demand_apart(target: Path, urls: Sequence[str]) -> None:
+    """Raises Usage for a target in a repository's own directory, where it would be taken for objects, and for a
+    repository in the target."""
+    where = target.resolve()
+    for url in urls:
+        parts = urlsplit(url)
+        root = Path(unquote(parts.path)).resolve()
+        if parts.scheme == "file" and (where.is_relative_to(root) or root.is_relative_to(where)):
+            raise Usage(
+                f"--target {target} and {url} are in one another",
+                hint="a directory of its own; best on another disk",
+            )
 
 
 @dataclass(frozen=True, slots=True)
