@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, is_dataclass
@@ -83,6 +84,24 @@ def failed(error: ZaibeiError, exit_code: int) -> dict[str, Any]:
             "hints": error.hints,
         }
     }
+
+
+_interrupted = False
+
+
+def interrupted(*hints: str) -> None:
+    """Ctrl-C, told once: what was begun is not done, and what to do about it. The exit code is 130."""
+    global _interrupted  # noqa: PLW0603 — as `_emitted`
+    # Whoever does not want to wait for what is still under way is not held up by us a second time.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _interrupted:
+        return
+    _interrupted = True
+    what = "ended by a signal before it was done"
+    if "--json" in sys.argv and not _emitted:
+        told = {"kind": "Interrupted", "exit_code": 130, "retryable": True, "message": what}
+        emit({"error": {**told, "hints": hints}})
+    print(f"interrupted: {what}", *(f"hint: {h}" for h in hints), sep="\n", file=sys.stderr)
 
 
 def complain(error: ZaibeiError, exit_code: int) -> None:

@@ -1,16 +1,17 @@
 """`zaibei`: one door for people and scripts. Exit codes are those of `kernel.errors`."""
 
+# What takes time to import is imported inside `run`, where Ctrl-C is an answer and no traceback.
 import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-
-import typer
+from typing import TYPE_CHECKING
 
 from zaibei import __version__
-from zaibei.kernel import heap, log
-from zaibei.kernel.errors import ZaibeiError
+
+if TYPE_CHECKING:
+    import typer
 
 GROUPS = (
     "stack",
@@ -29,9 +30,14 @@ GROUPS = (
 _LOGS_ITSELF = ("backup",)
 
 
-def build(groups: Sequence[str] = GROUPS) -> typer.Typer:
+_INTERRUPTED = 130
+
+
+def build(groups: Sequence[str] = GROUPS) -> "typer.Typer":
     """The door with these groups behind it. A backup every few minutes must not pay for the import of the
     load generator, so `run` asks only for the group that is called."""
+    import typer  # noqa: PLC0415
+
     one = typer.Typer(
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -58,6 +64,21 @@ def run() -> None:
         # Assertions tell bugs; a run without them could report a pass that was never checked.
         print("refused: python -O takes the assertions away", file=sys.stderr)
         sys.exit(2)
+    try:
+        _run()
+    except KeyboardInterrupt:
+        from zaibei.cli.console import interrupted  # noqa: PLC0415
+
+        interrupted()
+        sys.exit(_INTERRUPTED)
+
+
+def _run() -> None:
+    from zaibei.cli import streams  # noqa: PLC0415
+    from zaibei.kernel import heap, log  # noqa: PLC0415
+    from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
+
+    streams.settle()
     # Imports and listings make many objects and hardly a cycle: looking for some every 700 took a tenth.
     gc.set_threshold(50_000, 20, 20)
     # numpy sorts here and multiplies nothing: a thread a core for that cost a tenth of a second at its import.
@@ -67,19 +88,26 @@ def run() -> None:
     if called not in _LOGS_ITSELF:
         log.configure()
     try:
-        # By name, also as `python -m`: the scripts of shell completion are named by it.
-        build([called] if called in GROUPS else GROUPS)(prog_name="zaibei")
+        try:
+            # By name, also as `python -m`: the scripts of shell completion are named by it.
+            build([called] if called in GROUPS else GROUPS)(prog_name="zaibei")
+        except SystemExit as end:
+            # Typer turns Ctrl-C into a bare exit code.
+            if end.code == _INTERRUPTED:
+                raise KeyboardInterrupt from end
+            streams.finish()
+            raise
     except ZaibeiError as error:
         from zaibei.cli.console import complain  # noqa: PLC0415
 
         complain(error, error.exit_code)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except BrokenPipeError:
+        streams.let_go()
+        sys.exit(1)
 
 
-def __getattr__(name: str) -> typer.Typer:
+def __getattr__(name: str) -> "typer.Typer":
     """`app`: the whole of it, for whoever reads it as a document."""
     if name != "app":
         raise AttributeError(name)

@@ -261,4 +261,4 @@ def breakglass() -> None:
     """Print the reader that restores without zaibei: one file, to be kept where no lost site can take it."""
     from importlib.resources import files  # noqa: PLC0415
 
-    print(files("backup").joinpath("breakglass.py").read_text(), end="")
+    print(files("backup").joinpath("breakglass.py").read_text("utf-8"), end="")

@@ -41,7 +41,7 @@ def point(
     """Name this moment of the database, back up the buckets as they are after it, and tie them together.
 
     `backup wal` must be running and a base backup must be there. `rehearse --point NAME` goes back to it."""
-    with told(), progress() as bar:
+    with told("a name is used once: give another to the next attempt"), progress() as bar:
         from backup import consistency, job, vaults  # noqa: PLC0415
         from backup.conninfo import without_secrets  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415

@@ -25,6 +25,11 @@ from zaibei.cli.backup.shared import (
 from zaibei.cli.console import progress
 from zaibei.kernel.errors import Usage
 
+_AFTER_CUT = (
+    "run it again: what is stored already is not sent a second time; `zaibei backup list` shows"
+    " whether a vault has its snapshot"
+)
+
 
 @app.command()
 def init(
@@ -104,7 +109,7 @@ def run(
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
 
     Without --files, --postgres and --bucket: the stack's databases, from a standby."""
-    with told(), progress(programs=True) as bar:
+    with told(_AFTER_CUT), progress(programs=True) as bar:
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         paths = source_of(files, postgres, bucket)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zaibei.cli.backup.complete import snapshot_numbers
-from zaibei.cli.console import complain, emit, talk
+from zaibei.cli.console import complain, emit, interrupted, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Encrypted backups, proven by restoring.")
 CLOCK = SystemClock()
+_INTERRUPTED = 130
 
 
 class Level(StrEnum):
@@ -122,10 +123,14 @@ def open_with(store: Any, secret: Any) -> "Repository":
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """The contract of this group: 2 for a wrong request, 1 for everything else that is not true."""
+def told(*after_cut: str) -> Iterator[None]:
+    """The contract of this group: 2 for a wrong request, 1 for everything else that is not true. `after_cut`: what
+    to do when somebody pressed Ctrl-C."""
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted(*after_cut)
+        sys.exit(_INTERRUPTED)
     except ZaibeiError as bad:
         code = 2 if isinstance(bad, Usage) else 1
         complain(bad, code)
