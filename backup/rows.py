@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from zaibei.kernel.errors import NoSpace
+from zaibei.kernel.errors import NoSpace, ZaibeiError
 
 Rows = NDArray[np.uint8]  # (count, width)
 Numbers = NDArray[np.uint64]
@@ -233,7 +233,13 @@ def _at(rows: Rows, ids: Rows, key: int) -> NDArray[np.int64]:
 def _private() -> FileIO:
     # As SQLite does: /tmp is memory on many machines, and this is here to save memory.
     place = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
-    made = tempfile.TemporaryFile(buffering=0, dir=place)  # noqa: SIM115 — its run closes it
+    try:
+        made = tempfile.TemporaryFile(buffering=0, dir=place)  # noqa: SIM115 — its run closes it
+    except OSError as bad:
+        raise ZaibeiError(
+            f"no temporary file can be made{f' in {place}' if place else ''}: {bad.strerror}",
+            hint="point TMPDIR at a directory on a disk that may be written",
+        ) from bad
     assert isinstance(made, FileIO)
     return made
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from backup import status
 from backup.conninfo import SECRETS, without_secrets
 from backup.job import run_postgres
 from backup.keys import Kdf
@@ -21,6 +22,7 @@ from zaibei.cli.backup import app
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Silent
+from zaibei.kernel.state import ENV
 
 CLOCK, FAST = SystemClock(), Kdf(memory_kib=64, iterations=1, lanes=1)
 Told = tuple[int, dict[str, Any], str]
@@ -236,3 +238,30 @@ def test_a_file_of_rules_in_another_encoding_of_all_is_refused(
     (tmp_path / "rules").write_text("*.tmp\n", encoding="utf-16")
     code, _, words = zaibei("run", "--files", some_files, "--exclude-from", tmp_path / "rules")
     assert code == 2 and "no name holds a NUL" in words
+
+
+# ── a machine that has no room of its own ───────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("command", [("run", "--files", "{}"), ("verify",)])
+def test_a_tmpdir_that_is_not_there_is_named_with_what_to_do(
+    command: tuple[str, ...], zaibei: Zaibei, some_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert zaibei("run", "--files", some_files)[0] == 0
+    monkeypatch.setenv("TMPDIR", "/nowhere/at/all")
+    code, _, words = zaibei(*(w.format(some_files) for w in command))
+    assert code == 1 and "in /nowhere/at/all: " in words and "hint: point TMPDIR at" in words
+    if command[0] == "run":
+        (vault,) = status.read()["vaults"].values()
+        assert "no temporary file" in vault["error"]["why"], "monitors hear of it"
+
+
+@pytest.mark.parametrize(
+    "command", [("verify",), ("schedule", "add", "j", "--every", "1h", "--files", "/etc")]
+)
+def test_a_state_directory_that_cannot_be_used_is_named_with_what_to_do(
+    command: tuple[str, ...], zaibei: Zaibei, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENV, "/proc/nowhere")
+    code, _, words = zaibei(*command)
+    assert code == 1 and f"{ENV} names another" in words and "/proc/nowhere" in words

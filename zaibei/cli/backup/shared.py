@@ -135,6 +135,28 @@ def told(*after_cut: str) -> Iterator[None]:
         code = 2 if isinstance(bad, Usage) else 1
         complain(bad, code)
         sys.exit(code)
+    except OSError as bad:
+        complain(_of_this_machine(bad), 1)
+        sys.exit(1)
+
+
+def _of_this_machine(bad: OSError) -> ZaibeiError:
+    """In words what a file of this machine refused, with its name. What has none is a bug or a pipe: it goes on."""
+    from zaibei.kernel.state import ENV, state_dir  # noqa: PLC0415
+
+    no_place = bad.filename is None and "temporary directory" in (bad.strerror or "")
+    if not isinstance(bad.filename, str | bytes) and not no_place:
+        raise bad
+    name = os.fsdecode(bad.filename or "")
+    message = f"{name}: {bad.strerror}" if name else f"{bad.strerror}"
+    temporary = os.environ.get("TMPDIR")
+    if name.startswith(str(state_dir())):
+        hint = f"that is in the state directory, where zaibei must be able to write: {ENV} names another"
+    elif no_place or (temporary and name.startswith(temporary)):
+        hint = "point TMPDIR at a directory on a disk that may be written"
+    else:
+        hint = "it is a file of this machine, not of a vault"
+    return ZaibeiError(message, hint=hint)
 
 
 def given(files: list[str] | None) -> list[Path]:
