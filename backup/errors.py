@@ -3,8 +3,10 @@
 ZaibeiError
 ├── Usage
 │   ├── WrongKey        no key object opens with this passphrase
-│   ├── NotARepository  there is no `config` here
-│   └── NotEmpty        a restore would mix with what is there
+│   ├── NotARepository  there is no `config` here, and nothing that was under one
+│   ├── NotEmpty        a restore would mix with what is there
+│   ├── Taken           what was to be made is there already
+│   └── WriteOnly       a host's key, for what only a recipient's can do
 ├── Missing
 │   └── NewerFormat     written by a later zaibei
 ├── Damage
@@ -27,6 +29,14 @@ class NotARepository(Usage):
 
 
 class NotEmpty(Usage):
+    pass
+
+
+class Taken(Usage):
+    pass
+
+
+class WriteOnly(Usage):
     pass
 
 

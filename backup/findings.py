@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from backup import revoked
 from backup.snapshot import PREFIX as SNAPSHOTS
 from zaibei.kernel.errors import Damage
 
@@ -17,10 +18,17 @@ HEAL: Final = "zaibei backup heal --from OTHER-REPOSITORY"
 REPAIR: Final = "zaibei backup repair"
 _CLEAR = "zaibei backup gc --clear-damaged, as who may delete"
 _KEY = "remove that object, as who may delete; then zaibei backup key add"
-_MEND: Final = {"index": REPAIR, "forgets": _CLEAR, "marks": _CLEAR, "keys": _KEY}
+_MEND: Final = {
+    "index": REPAIR,
+    "forgets": _CLEAR,
+    "marks": _CLEAR,
+    "keys": _KEY,
+    "revoked": revoked.MEND,
+}
 _LOST: Final = {
     "config": "this repository does not open from this vault",
     "keys": "one recipient: whoever holds only that key cannot open the repository",
+    "revoked": "no data: it lets nobody out; whom it had let out may be in again",
     "epochs": "what is sealed under that root",
     "index": "no data: every pack holds its own part of the index",
     "forgets": "some snapshots are not forgotten any more; nothing is collected",

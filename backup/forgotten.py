@@ -71,6 +71,7 @@ def numbers(keys: Iterable[str]) -> Iterator[int]:
 
 def encode(keys: Keyring, one: Statement) -> bytes:
     assert one.snapshots or one.kept, "a statement says something"
+    keys.demand_root()
     return signed.sign(
         _DOCUMENT,
         {

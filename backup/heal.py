@@ -101,6 +101,10 @@ def heal(
         writer.close()
     _whole_copies(repo, sibling, wounds, worse, out, progress)
     _wal(repo, sibling, deleter, out)
+    for key, why in wounds.revocations.items():
+        out.lost(
+            f"{key}: {why}; it lets nobody out: zaibei backup repair removes it, as who may delete"
+        )
     for key, why in wounds.keys.items():
         # A vault's keys are its own: no other vault has them.
         out.lost(f"{key}: {why}; remove it, and let its owner in again: zaibei backup key add")

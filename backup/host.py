@@ -10,15 +10,20 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from backup.authority import Authority
 from backup.curve import of_suite
+from backup.errors import Taken, WriteOnly
 from backup.keys import Keyring
 from backup.suite import Suite, suite
-from zaibei.kernel.errors import Refused, Usage
+from zaibei.kernel.errors import Usage
 from zaibei.kernel.state import write_atomic
+
+_WRITES: Final = "this host may write and not read"
+_READS: Final = "open the repository with a recipient's key: --password-file or --identity-file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ class HostKey:
 
     def save(self, file: Path) -> None:
         if file.exists():
-            raise Refused(f"{file} is there already", hint="another name; it is not overwritten")
+            raise Taken(f"{file} is there already", hint="another name; it is not overwritten")
         text = {
             "format": 1,
             "name": self.name,
@@ -136,8 +141,12 @@ class HostRing(Keyring):
         seed = self.suite.derive(mixed, salt=b"", info=b"zaibei/ephemeral", length=48)
         return of_suite(self.suite.name).ephemeral(seed, self.sealing_to)
 
+    @property
+    def root(self) -> bytes:
+        raise WriteOnly(_WRITES, hint=_READS)
+
+    def demand_root(self) -> None:
+        raise WriteOnly(_WRITES, hint=_READS)
+
     def secret(self, mode: int, epoch: int, salt: bytes) -> bytes:
-        raise Refused(
-            "this host may write and not read",
-            hint="open the repository with a recipient's key to read it",
-        )
+        raise WriteOnly(_WRITES, hint=_READS)

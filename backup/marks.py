@@ -92,6 +92,7 @@ def write(
     why: str,
 ) -> int:
     """How many marks it took. Safe to die in the middle: the next run marks what is not marked yet."""
+    repo.keys.demand_root()
     count = 0
     for some, named in _shared_out(sorted(packs), sorted(segments)):
         body: signed.Body = {

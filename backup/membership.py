@@ -12,14 +12,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from backup import recipients, signed, snapshot, unlock
+from backup import recipients, revoked, signed, snapshot, unlock
 from backup.authority import FIRST_EPOCH
 from backup.curve import of_suite
 from backup.host import HostKey
 from backup.keys import Kdf
 from backup.recipients import ESCROW, WRITER, Identity
 from backup.repository import Repository, access
-from backup.unlock import Held, Revocation
+from backup.revoked import Revocation
+from backup.unlock import Held
 from zaibei.kernel.errors import Damage, Refused, Usage
 
 MEND: Final = (
@@ -56,8 +57,8 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """An object under `keys/` that lets nobody in. `kind` and `name` are what it says of itself, as far as it can be
-    read: nobody vouches for them."""
+    """An object under `keys/` that lets nobody in, or under `revoked/` that lets nobody out. `kind` and `name` are
+    what it says of itself, as far as it can be read: nobody vouches for them."""
 
     object: str
     state: State
@@ -65,6 +66,15 @@ class Other:
     name: str | None
     why: str
     mend: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """`until`: the last snapshot that counts of a host. Not `changes`: it was let out before, as far or further."""
+
+    who: Member
+    until: int
+    changes: bool
 
 
 def members(repo: Repository) -> list[Member]:
@@ -83,6 +93,15 @@ def _others(repo: Repository, found: unlock.Access) -> Iterator[Other]:
         kind, name = _said(repo, key)
         yield Other(
             object=key, state=State.DAMAGED, kind=kind, name=name, why=bad.message, mend=MEND
+        )
+    for key, bad in found.statements.damage.items():
+        yield Other(
+            object=key,
+            state=State.DAMAGED,
+            kind="revocation",
+            name=None,
+            why=bad.message,
+            mend=revoked.MEND,
         )
     for key, one in found.strangers.items():
         kind, name = (None if (t := one.body.get(f)) is None else str(t) for f in ("kind", "name"))
@@ -130,7 +149,8 @@ def _state(one: Held) -> State:
 def add_passphrase(
     repo: Repository, said: str, *, name: str, kdf: Kdf | None = None
 ) -> signed.Body:
-    keys = repo.keys
+    repo.keys.demand_root()
+    keys, name = repo.keys, signed.text(name, what="the name")
     if keys.epoch == FIRST_EPOCH:
         body = recipients.passphrase(
             keys.root,
@@ -149,6 +169,8 @@ def add_passphrase(
 
 def add_key(repo: Repository, *, curve: str, public: bytes, name: str) -> signed.Body:
     """`curve` is the kind: x25519 or sm2. Raises Damage for what is no public key."""
+    repo.keys.demand_root()
+    name = signed.text(name, what="the name")
     who = recipients.keyed(curve, curve_name=curve, public=public, name=name)
     return _put(repo, _wrapped(repo, who))
 
@@ -158,6 +180,8 @@ def add_escrow(repo: Repository, *, threshold: int, shares: int, name: str) -> l
     not stored: whoever calls prints them once."""
     from backup import escrow  # noqa: PLC0415 — word lists are slow to load
 
+    repo.keys.demand_root()
+    name = signed.text(name, what="the name")
     mine = Identity.new(of_suite(repo.config.suite).name)
     words = escrow.split(mine.private, threshold=threshold, shares=shares)
     who = recipients.keyed(ESCROW, curve_name=mine.curve, public=mine.public, name=name)
@@ -169,7 +193,8 @@ def add_escrow(repo: Repository, *, threshold: int, shares: int, name: str) -> l
 def add_host(repo: Repository, *, name: str, file: Path | None = None) -> HostKey:
     """A certificate for a machine that may write and not read. The key is for that machine alone; with `file` it is
     saved before anybody is asked to trust it."""
-    one = HostKey.new(repo.keys, name=name)
+    repo.keys.demand_root()
+    one = HostKey.new(repo.keys, name=signed.text(name, what="the name"))
     if file is not None:
         one.save(file)
     body: signed.Body = {
@@ -196,12 +221,18 @@ def find(repo: Repository, id_: str) -> Member:
     return found[0]
 
 
-def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) -> Revocation:
-    """Safe to repeat. `until`: the last snapshot that a host is believed for; default is the newest there is.
-    Raises Refused rather than leave nobody who could open the next epoch."""
+def leaving(repo: Repository, id_: str, *, until: int | None = None) -> Leaving:
+    """What `revoke` would do. Raises Usage for a bound that it cannot have, Refused rather than leave nobody who
+    could open the next epoch, WriteOnly for a host's key."""
+    repo.keys.demand_root()
     who, known = find(repo, id_), members(repo)
-    if who.revoked is not None and until is None:
-        return who.revoked
+    tip = repo.tip()
+    newest = tip.sequence if tip else snapshot.FIRST - 1
+    if until is not None and (why := _why_not_until(who, newest, until)) is not None:
+        raise Usage(f"{repo.name}: {why}")
+    bound = newest if until is None else until
+    if who.revoked is not None and (who.kind != WRITER or who.revoked.until <= bound):
+        return Leaving(who=who, until=who.revoked.until, changes=False)
     if who.kind != WRITER and not [
         m for m in known if m.opens and m.revoked is None and m.id != who.id
     ]:
@@ -209,17 +240,39 @@ def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) ->
             f"{repo.name}: {who.name or who.id} is the last that opens this repository",
             hint="let another in first: zaibei backup key add",
         )
-    tip = repo.tip()
-    newest = tip.sequence if tip else snapshot.FIRST - 1
-    said = Revocation(
-        id=who.id,
-        until=newest if until is None else until,
-        why=why,
-        at=repo.clock.now().isoformat(),
-    )
-    key, data = unlock.revocation(repo.keys, said)
-    repo.create(key, data)
-    return said
+    return Leaving(who=who, until=bound, changes=True)
+
+
+def _why_not_until(who: Member, newest: int, until: int) -> str | None:
+    if who.kind != WRITER:
+        return "--until is of a host; a recipient writes nothing of its own"
+    # A bound ahead would believe what a thief of the key writes from now on.
+    if until > newest:
+        return f"--until {until}: the newest snapshot is {newest}, and what comes later is not to be believed"
+    if until < 0:
+        return f"--until {until} is no snapshot; 0 believes none"
+    if who.revoked is not None and until > who.revoked.until:
+        return (
+            f"it was revoked already, until {who.revoked.until}; that is not taken back:"
+            " let the host in anew, with another key"
+        )
+    return None
+
+
+def revoke(repo: Repository, id_: str, *, why: str, until: int | None = None) -> Leaving:
+    """Safe to repeat, and to say again with a lower bound. `until`: the last snapshot that a host is believed for;
+    default is the newest there is. Raises as `leaving`."""
+    done = leaving(repo, id_, until=until)
+    if done.changes:
+        said = Revocation(
+            id=done.who.id,
+            until=done.until,
+            why=signed.text(why, what="--why"),
+            at=repo.clock.now().isoformat(),
+        )
+        for key, data in revoked.state(repo.keys, said):
+            repo.create(key, data)
+    return done
 
 
 def to_carry(found: unlock.Access, *, epoch: int) -> tuple[list[Held], list[Held], list[Held]]:
@@ -239,6 +292,7 @@ def _wrapped(repo: Repository, who: signed.Body) -> signed.Body:
 
 
 def _put(repo: Repository, body: signed.Body) -> signed.Body:
+    repo.keys.demand_root()
     data = signed.sign("key", body, repo.keys.signer)
     key = f"{unlock.KEYS}{repo.keys.suite.digest(data)}"
     repo.create(key, data)

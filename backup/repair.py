@@ -2,16 +2,16 @@
 lost is ever called whole. Each snapshot with a loss is committed anew without the lost files, incomplete and
 with their names, and the old one forgotten. `heal` is better wherever another vault has the data.
 
-One thing is removed: what is damaged while something else opens under the same name, a copy under `resealed/` or the
-original of one that opens. Names are fixed: as long as a damaged copy is there no rotation can put a whole one in
-its place, and a damaged original would be damage for ever.
+Removed is what is damaged while something else opens under the same name, a copy under `resealed/` or the original of
+one that opens. Names are fixed: as long as a damaged copy is there no rotation can put a whole one in its place, and a
+damaged original would be damage for ever. And a revocation that cannot be read: it lets nobody out.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from backup import copies, tree
+from backup import copies, revoked, tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import LOST
@@ -45,7 +45,7 @@ class Repaired:
     indexed: int = 0
     salvaged: int = 0
     losses: list[Loss] = field(default_factory=list)
-    stay: dict[str, str] = field(default_factory=dict)  # a damaged copy -> why it was not removed
+    stay: dict[str, str] = field(default_factory=dict)  # what is damaged -> why it was not removed
 
     @property
     def complete(self) -> bool:
@@ -77,7 +77,7 @@ class Repaired:
             f"NOT REMOVED: {key}: {self.stay[key]}"
             if key in self.stay
             else f"{gone}: {key}; {_after(key)}"
-            for key in self.wounds.copies
+            for key in (*self.wounds.copies, *self.wounds.revocations)
         ]
 
 
@@ -90,12 +90,15 @@ def repair(
     rng: random.Random | None = None,
     write: bool = True,
 ) -> Repaired:
-    """`deleter`: needed only to remove damaged copies of a rotation, whose names are fixed. Safe to repeat."""
+    """`deleter`: needed only to remove damaged copies of a rotation, whose names are fixed, and revocations that
+    cannot be read. Safe to repeat."""
+    repo.keys.demand_root()
     wounds = find(repo, progress, read=read)
     out = Repaired(wounds=wounds, indexed=len(wounds.unindexed))
     if not write:
         return out
     out.stay = copies.clear(repo, deleter, wounds.copies, wounds.whole)
+    out.stay |= revoked.clear(repo, deleter, wounds.revocations)
     dress(repo, wounds)
     writer = Writer(repo, rng=rng)
     try:
@@ -123,6 +126,8 @@ def repair(
 
 
 def _after(key: str) -> str:
+    if key.startswith(revoked.PREFIX):
+        return "whom it let out, if anybody: zaibei backup key list, then key revoke"
     if copies.copy_of(key) is None:
         return "its copy is read in its place"
     return "zaibei backup key rotate --resume makes it again"

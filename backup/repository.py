@@ -11,9 +11,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from backup import epochs, forgotten, recipients, resealed, signed, snapshot, unlock, unread
+from backup import (
+    epochs,
+    forgotten,
+    recipients,
+    remains,
+    resealed,
+    signed,
+    snapshot,
+    unlock,
+    unread,
+)
 from backup import keys as keying
-from backup.errors import NewerFormat, NotARepository, UnknownHost
+from backup.errors import NewerFormat, NotARepository, Taken, UnknownHost
 from backup.forgotten import Forgotten, Link
 from backup.keys import Kdf, Keyring
 from backup.pack import key_of
@@ -37,6 +47,9 @@ FORMAT: Final = 1
 CONFIG: Final = "config"
 T = TypeVar("T")
 _OBJECT_BYTES_MAX = 256 << 20
+_NO_TIP: Final = (
+    "zaibei backup repair states what it was, or that it is lost, and the next run goes on after it"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +60,6 @@ class Config:
     created: str
     ids: str = ""  # how the suite names blobs; "" for its first way
 
-_NO_TIP: Final = (
-    "zaibei backup repair states what it was, or that it is lost, and the next run goes on after it"
-)
 
 @dataclass(frozen=True, slots=True)
 class Repository:
@@ -267,14 +277,15 @@ def create_repository(
     kdf: Kdf | None = None,
     retain_until: datetime | None = None,
 ) -> Repository:
-    """Raises Refused when there is one. The key object goes first: without `config` there is nothing
-    to open, so a crash between the two leaves only a stray key, which the next `init` does not see."""
+    """Raises Taken when there is one, Damage when there was. The key object goes first: without `config` there is
+    nothing to open, so a crash between the two leaves only a stray key, which the next `init` does not mind."""
     with suppress(NotThere):
-        store.stat(CONFIG)
-        raise Refused(
+        retry(clock, lambda: store.stat(CONFIG))
+        raise Taken(
             f"{store.name}: there is a repository already",
             hint="choose another prefix or directory",
         )
+    remains.demand_none(store, clock=clock)
     chosen = suite(suite_name, IDS_OF_NEW.get(suite_name, ""))
     repository = secrets.token_bytes(keying.REPOSITORY_BYTES)
     root = keying.new_root()
@@ -318,6 +329,7 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
     try:
         raw = retry(clock, lambda: store.read(CONFIG))
     except NotThere as none:
+        remains.demand_none(store, clock=clock)
         raise NotARepository(
             f"{store.name}: no repository here",
             hint=(
@@ -327,11 +339,6 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
         ) from none
     try:
         body, signature = signed.parse(raw, what=f"{store.name}: config")
-    except Damage as bad:
-        raise Damage(
-            bad.message, hint="if it was overwritten: --as-of TIME reads the vault as it was then"
-        ) from bad
-    try:
         signer = bytes.fromhex(body["signer"])
         signed.check("config", body, signature, signer, what=f"{store.name}: config")
         # After the signature: a flipped bit in the number is damage, not a newer format.
@@ -348,7 +355,9 @@ def read_config(store: ObjectStore, *, clock: Clock) -> Config:
             ids=str(body.get("ids", "")),
         )
     except (KeyError, TypeError, ValueError) as bad:
-        raise Damage(f"{store.name}: config lacks a field") from bad
+        raise Damage(f"{store.name}: config lacks a field", hint=remains.LOST_CONFIG) from bad
+    except Damage as bad:
+        raise Damage(bad.message, hint=remains.LOST_CONFIG) from bad
 
 
 def open_repository(store: ObjectStore, secret: Secret, *, clock: Clock) -> Repository:

@@ -15,18 +15,20 @@ from backup.keys import Epoch, Kdf, Keyring, new_root
 from backup.repository import Repository, access
 from zaibei.kernel.errors import Busy, Damage, Refused
 
-STATEMENTS: Final = (forgotten.PREFIX, marks.PREFIX, unlock.REVOKED)
+STATEMENTS: Final = (forgotten.PREFIX, marks.PREFIX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """`repository` seals in the new epoch. `dropped`: recipients that could not come along."""
+    """`repository` seals in the new epoch. `dropped`: recipients that could not come along. `unread`: revocations that
+    could not be read, and what is wrong: whom they let out came along."""
 
     repository: Repository
     epoch: int
     carried: int
     hosts: int
     dropped: tuple[str, ...]
+    unread: tuple[str, ...]
 
 
 def begin(
@@ -41,6 +43,8 @@ def begin(
 
     The keys go first: until the epoch is announced they are nothing, and then everybody's is there.
     """
+    repo.keys.demand_root()
+    signed.text(why, what="--why")
     found = access(repo.store, repo.config, clock=repo.clock)
     old = repo.keys
     if found.authority.newest.epoch != old.epoch:
@@ -91,7 +95,12 @@ def begin(
         carried=len(who),
         hosts=len(hosts),
         dropped=tuple(dropped),
+        unread=unread_in(found),
     )
+
+
+def unread_in(found: unlock.Access) -> tuple[str, ...]:
+    return tuple(bad.message for bad in found.statements.damage.values())
 
 
 def _next(old: Keyring, authority: Authority) -> Keyring:
@@ -124,12 +133,11 @@ def _opens(body: signed.Body, passphrases: Sequence[str], keys: Keyring) -> str 
 
 def _statements(repo: Repository) -> dict[str, str]:
     """What the old signer had said: what it says later is not believed."""
-    certificates = [
-        h.key
-        for h in access(repo.store, repo.config, clock=repo.clock).held
-        if h.kind == recipients.WRITER
-    ]
+    found = access(repo.store, repo.config, clock=repo.clock)
+    certificates = [h.key for h in found.held if h.kind == recipients.WRITER]
     said = [s.key for prefix in STATEMENTS for s in repo.listed(prefix)]
+    # Of revocations only what was read: whoever is left behind for one that is lost later must have been.
+    said += sorted(found.statements.whole)
     return {key: repo.keys.suite.digest(repo.read(key)) for key in (*said, *certificates)}
 
 

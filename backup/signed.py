@@ -11,14 +11,27 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Usage
 
 Body = dict[str, Any]  # text of a format, parsed field by field where it is used
 
 
 def sign(kind: str, body: Body, key: Ed25519PrivateKey) -> bytes:
-    signature = key.sign(message(kind, body))
+    """Raises Usage for words of a person that are not text."""
+    try:
+        signature = key.sign(message(kind, body))
+    except rfc8785.CanonicalizationError as bad:
+        raise Usage(f"not text in UTF-8: {bad}") from bad
     return rfc8785.dumps({"body": body, "signature": signature.hex()})
+
+
+def text(said: str, *, what: str) -> str:
+    """A name or a reason as it was given, before anything is made for it. Raises Usage for bytes that are no text."""
+    try:
+        said.encode()
+    except UnicodeEncodeError as bad:
+        raise Usage(f"{what} is not text in UTF-8: {said!r}") from bad
+    return said
 
 
 def parse(data: bytes, *, what: str) -> tuple[Body, bytes]:

@@ -2,22 +2,26 @@
 root → the older ones. What a vault shows without any secret is here too: `authority`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from backup import epochs, recipients, signed
+from backup import epochs, recipients, revoked, signed, unread
 from backup.authority import FIRST_EPOCH, Authority, Host, Reign
 from backup.errors import NewerFormat, Retired, WrongKey
 from backup.keys import Epoch, Keyring
 from backup.recipients import Secret
+from backup.revoked import Revocation, Statements
 from backup.suite import Suite
 from infra.objectstore.contract import Stat
 from zaibei.kernel.errors import Damage
 
 KEYS: Final = "keys/"
-REVOKED: Final = "revoked/"
-_REVOCATION = "revocation"
+# Without it nobody knows which keys are retired, so there is no going on as if it were not there.
+_NO_EPOCH: Final = (
+    "damaged, or left by somebody who may write: --as-of TIME reads the vault as it was, or use the other vault",
+    "if the keys were never rotated to it: remove that object, as who may delete",
+)
 
 
 class Shelf(Protocol):
@@ -53,14 +57,6 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Revocation:
-    id: str
-    until: int  # the last snapshot that a host is believed for
-    why: str
-    at: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stranger:
     """What is whole under `keys/` and lets nobody in here. `body` is what it says of itself, vouched for by nobody."""
 
@@ -70,11 +66,12 @@ class Stranger:
 
 @dataclass(slots=True)
 class Access:
-    """What `keys/` and `revoked/` say. `damage`: what could not be read."""
+    """What `keys/` and `revoked/` say. `damage`: keys that could not be read; `statements` has its own."""
 
     authority: Authority
     held: list[Held] = field(default_factory=list)
     revoked: dict[str, Revocation] = field(default_factory=dict)
+    statements: Statements = field(default_factory=Statements)
     damage: dict[str, Damage] = field(default_factory=dict)  # by key
     strangers: dict[str, "Stranger"] = field(default_factory=dict)  # by key
 
@@ -86,14 +83,17 @@ def reigns(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> t
         number = epochs.number_of(stat.key)
         if number != out[-1].epoch + 1:
             raise Damage(f"{shelf.name}: epoch {out[-1].epoch + 1} is missing")
-        out.append(
-            epochs.decode(shelf.read(stat.key), before=out[-1], repository=repository, suite=suite)
-        )
+        try:
+            data = shelf.read(stat.key)
+            out.append(epochs.decode(data, before=out[-1], repository=repository, suite=suite))
+        except Damage as bad:
+            raise Damage(f"{shelf.name}: {bad.message}", hint=_NO_EPOCH) from bad
     return tuple(out)
 
 
 def access(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> Access:
-    """Needs no secret. A damaged key object is told, and stops nobody whose own is whole."""
+    """Needs no secret. A damaged key object is told, and stops nobody whose own is whole; a damaged revocation stops
+    nobody and lets nobody out."""
     chain = reigns(shelf, signer=signer, repository=repository, suite=suite)
     out = Access(Authority(repository=repository, reigns=chain))
     for stat in shelf.listed(KEYS):
@@ -106,20 +106,36 @@ def access(shelf: Shelf, *, signer: bytes, repository: bytes, suite: Suite) -> A
             out.strangers[stat.key] = Stranger(body=body, why=why)
         else:
             out.held.append(Held(key=stat.key, body=body))
-    for stat in shelf.listed(REVOKED):
-        said = _revocation(shelf.read(stat.key), stat.key, out.authority, suite)
-        if said.id not in out.revoked or said.until < out.revoked[said.id].until:
-            out.revoked[said.id] = said
+    out.statements = revoked.read(shelf, out.authority, suite)
+    for key, damage in out.statements.damage.items():
+        unread.say(shelf.name, key, damage.message)
+    newest = {one.id: one for one in sorted(out.held, key=lambda h: h.epoch)}
+    out.revoked = out.statements.by_id | _left_behind(newest.values(), out)
     hosts = {}
-    for one in out.held:
-        if one.kind != recipients.WRITER:
-            continue
-        gone = out.revoked.get(one.id)
-        public = bytes.fromhex(one.body["public"])
-        hosts[public] = Host(
-            name=str(one.body["name"]), public=public, until=gone.until if gone else None
-        )
+    for one in newest.values():
+        if one.kind == recipients.WRITER:
+            gone = out.revoked.get(one.id)
+            public = bytes.fromhex(one.body["public"])
+            hosts[public] = Host(
+                name=str(one.body["name"]), public=public, until=gone.until if gone else None
+            )
     out.authority = Authority(repository=repository, reigns=chain, hosts=hosts)
+    return out
+
+
+def _left_behind(newest: Iterable[Held], found: Access) -> dict[str, Revocation]:
+    """Hosts that a rotation did not take along, where the statement why may be one that is lost: a certificate of an
+    older epoch would let them in again."""
+    said, reigns = found.statements, found.authority.reigns
+    out = {}
+    for one in newest:
+        if one.kind != recipients.WRITER or one.id in said.by_id or one.epoch == len(reigns):
+            continue
+        settled = reigns[one.epoch].settled  # of the epoch after
+        if settled is not None and said.lost(found.authority, epoch=one.epoch):
+            out[one.id] = Revocation(
+                id=one.id, until=settled.snapshots, why=revoked.LEFT_BEHIND, at=""
+            )
     return out
 
 
@@ -194,10 +210,10 @@ def _root(shelf: Shelf, found: Access, secret: Secret, *, suite: Suite) -> bytes
             recipients.unwrap(one.body, secret, suite=suite)
         except (WrongKey, Damage, NewerFormat):
             continue
-        revoked = one.id in found.revoked
+        gone = one.id in found.revoked
         raise WrongKey(
             f"{shelf.name}: this key opened epoch {one.epoch}; the keys were rotated since, and it"
-            + (" was revoked" if revoked else " was not carried along"),
+            + (" was revoked" if gone else " was not carried along"),
             hint="another recipient can let it in again: zaibei backup key add",
         )
     if newer:
@@ -216,38 +232,3 @@ def _root(shelf: Shelf, found: Access, secret: Secret, *, suite: Suite) -> bytes
 
 def _openable(found: Access, epoch: int) -> Iterator[Held]:
     return (o for o in found.held if o.epoch == epoch and o.kind != recipients.WRITER)
-
-
-def _revocation(data: bytes, key: str, authority: Authority, suite: Suite) -> Revocation:
-    digest = suite.digest(data)
-    if key != f"{REVOKED}{digest}":
-        raise Damage(f"{key}: its bytes do not have its name")
-    body, signature = signed.parse(data, what=key)
-    authority.check(_REVOCATION, body, signature, key=key, digest=digest)
-    if body.get("format") != 1:
-        raise NewerFormat(f"{key}: format {body.get('format')}", hint="use a newer zaibei")
-    if body.get("repository") != authority.repository.hex():
-        raise Damage(f"{key}: a statement of another repository")
-    try:
-        return Revocation(
-            id=str(body["id"]),
-            until=int(body["until"]),
-            why=str(body["why"]),
-            at=str(body["at"]),
-        )
-    except (KeyError, TypeError, ValueError) as bad:
-        raise Damage(f"{key}: {bad}") from bad
-
-
-def revocation(ring: Keyring, said: Revocation) -> tuple[str, bytes]:
-    """Key and bytes of a new statement."""
-    body: signed.Body = {
-        "format": 1,
-        "repository": ring.repository.hex(),
-        "id": said.id,
-        "until": said.until,
-        "why": said.why,
-        "at": said.at,
-    }
-    data = signed.sign(_REVOCATION, body, ring.signer)
-    return f"{REVOKED}{ring.suite.digest(data)}", data

@@ -58,11 +58,11 @@ class Told:
 
     def __call__(self, key: str, bad: Damage) -> None:
         self.keys.append(key)
-        _say(self._vault, key, bad.message)
+        say(self._vault, key, bad.message)
 
     def hole(self, sequence: int) -> None:
         why = "missing, and a statement that cannot be read may say why"
-        _say(self._vault, f"snapshot {sequence}", why)
+        say(self._vault, f"snapshot {sequence}", why)
 
 
 def all_of(repo: "Repository") -> Iterator[str]:
@@ -76,7 +76,7 @@ def all_of(repo: "Repository") -> Iterator[str]:
 
 
 @lru_cache(maxsize=256)
-def _say(vault: str, what: str, why: str) -> None:
+def say(vault: str, what: str, why: str) -> None:
     """Once a process: a run asks several times."""
     _log.warning(
         "backup.unreadable", vault=vault, object=what, why=why, hint="zaibei backup verify"

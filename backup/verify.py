@@ -135,6 +135,12 @@ def _recipients(repo: Repository, out: Report) -> None:
                 raise bad
         for key, stranger in found.strangers.items():
             out.note(f"{key}: {stranger.why}")
+        for key, bad in found.statements.damage.items():
+            out.found(key, bad)
+        for old in found.statements.retired.values():
+            out.note(old.message)
+        for key in sorted(found.statements.missing):
+            out.note(f"{key} is not there any more; whom a rotation left behind since stays out")
 
 
 def _chain(repo: Repository, out: Report) -> list[Snapshot]:
@@ -302,13 +308,13 @@ def _contents(
     allowed = total if full else (budget or Budget()).bytes_of(total)
     end = None if full or budget is None else budget.time
     begun = repo.clock.monotonic()
+    done_with: set[str] = set()
 
     def chosen() -> Iterator[tuple[str, int]]:
         spent = 0
         for name, size in ledger.due(rng.randbytes(32).hex()):
             late = end is not None and repo.clock.monotonic() - begun >= end.total_seconds()
             if spent and not full and (late or spent + size > allowed):
-    done_with: set[str] = set()
                 return
             spent += size
             yield name, size
@@ -329,15 +335,15 @@ def _contents(
         out.packs_read += 1
         out.bytes_read += size
         ledger.record(name, at=repo.clock.now(), sound=sound)
+        done_with.add(name)
         progress.done(out.bytes_read, allowed, unit="B")
+    return done_with
 
 
 def _pack(repo: Repository, held: Catalogue, name: str, size_bytes: int) -> None:
     """Not digested where that could tell nothing more: every byte was opened under the pack's own key, and the
     index gives this name to these blobs at these places, and to no other pack a blob of it. So neither a changed
-        done_with.add(name)
     byte nor a pack under another's name gets by."""
-    return done_with
     data = repo.read_pack(name, size_bytes)
     entries, all_opened = check_blobs(repo.keys, name, data)
     indexed = held.entries(name)

@@ -30,6 +30,7 @@ class Wounds:
     snapshots: dict[int, str] = field(default_factory=dict)
     links: dict[int, Link] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # a recipient's object -> what is wrong
+    revocations: dict[str, str] = field(default_factory=dict)  # that let nobody out
     wal: dict[str, str] = field(
         default_factory=dict
     )  # a key, or the archive that has a hole -> what is wrong
@@ -47,11 +48,17 @@ class Wounds:
                 self.segments,
                 self.snapshots,
                 self.keys,
+                self.revocations,
                 self.wal,
                 self.copies,
                 self.unindexed,
             )
         )
+
+    @property
+    def by_key(self) -> dict[str, str]:
+        """Those that are told by the name of their object."""
+        return self.keys | self.revocations | self.wal | self.copies
 
 
 def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
@@ -59,6 +66,7 @@ def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
     out = Wounds()
     held_keys = access(repo.store, repo.config, clock=repo.clock)
     out.keys = {key: bad.message for key, bad in held_keys.damage.items()}
+    out.revocations = {k: bad.message for k, bad in held_keys.statements.damage.items()}
     _snapshots(repo, out)
 
     def damaged(key: str, bad: Damage) -> None:

@@ -1,5 +1,6 @@
 """A vault is believed after it was tried: what a store says and does not keep is found before the first backup."""
 
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,14 +10,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from backup.errors import NotARepository
+from backup import membership
+from backup.errors import NotARepository, Taken
+from backup.job import run_files
 from backup.keys import Kdf
 from backup.repository import create_repository, open_repository
+from backup.vaults import ensure
 from infra.objectstore.contract import NotThere
 from infra.objectstore.memory import MemoryStore
 from zaibei.cli.backup import app
 from zaibei.kernel.clock import SimClock, SystemClock
-from zaibei.kernel.errors import Refused
+from zaibei.kernel.errors import Damage, Refused
+from zaibei.kernel.progress import Silent
 from zaibei.kernel.wait import wait_until
 
 FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
@@ -47,6 +52,55 @@ def test_an_honest_store_is_not_changed_by_the_question(clock: SimClock) -> None
     create_repository(store, "p", clock=clock, kdf=FAST)
     assert sorted(s.key.partition("/")[0] for s in store.list()) == ["config", "keys"]
     open_repository(store, "p", clock=clock)
+
+
+@pytest.mark.parametrize("left", ["keys/", "snapshots/", "packs/", "index/", "revoked/", ""])
+def test_a_repository_that_lost_its_config_is_damage_and_nothing_is_made_over_it(
+    clock: SimClock, some_files: Path, left: str
+) -> None:
+    """`left`: all that is there of it; everything for the empty one."""
+    store = MemoryStore(clock=clock)
+    repo = create_repository(store, "p", clock=clock, kdf=FAST)
+    membership.add_passphrase(repo, "another", name="wang", kdf=FAST)
+    membership.revoke(repo, membership.members(repo)[1].id, why="gone")
+    assert run_files([some_files], [repo], clock, random.Random(1), Silent()).complete
+    config = store.read("config")
+    for stat in [*store.list()]:
+        if stat.key == "config" or not stat.key.startswith(left):
+            store.remove(stat.key)
+    there = {s.key for s in store.list()}
+
+    for act in (open_repository, create_repository, ensure):
+        with pytest.raises(Damage, match="its config is not there") as said:
+            act(store, "p", clock=clock)
+        assert "--as-of" in str(said.value) and "backup init" not in str(said.value)
+    assert {s.key for s in store.list()} == there
+    store.create("config", config)
+    if not left:
+        assert open_repository(store, "p", clock=clock).present() == [1], "put back, it opens again"
+
+
+def test_what_inits_that_died_and_others_left_is_no_repository(clock: SimClock) -> None:
+    store = MemoryStore(clock=clock)
+    for key in ("README", "snapshots/.DS_Store", "packs/lost+found", "keys/" + "ab" * 32):
+        store.create(key, b"not ours")
+    for _ in range(2):
+        other = MemoryStore(clock=clock)
+        create_repository(other, "p", clock=clock, kdf=FAST)
+        (key,) = [s.key for s in other.list("keys/")]
+        store.create(key, other.read(key))
+    with pytest.raises(NotARepository, match="no repository here"):
+        open_repository(store, "p", clock=clock)
+    create_repository(store, "p", clock=clock, kdf=FAST)
+    open_repository(store, "p", clock=clock)
+
+
+def test_a_second_init_is_a_wrong_request_and_says_so(clock: SimClock) -> None:
+    store = MemoryStore(clock=clock)
+    create_repository(store, "p", clock=clock, kdf=FAST)
+    with pytest.raises(Taken, match="there is a repository already"):
+        create_repository(store, "p", clock=clock, kdf=FAST)
+    assert ensure(store, "p", clock=clock).present() == []
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup import escrow, membership, recipients, signed, unlock
+from backup import escrow, membership, recipients, signed
 from backup.curve import CURVES
 from backup.errors import NewerFormat, WrongKey
 from backup.job import run_files
@@ -145,19 +145,6 @@ def test_a_kind_of_a_later_zaibei_is_named_and_does_not_stop_the_others(
     assert open_repository(repo.store, PASSPHRASE, clock=clock).keys.root == repo.keys.root
     with pytest.raises(NewerFormat):
         open_repository(repo.store, "not mine", clock=clock)
-
-
-def test_a_damaged_revocation_is_damage(repo: Repository, clock: SimClock) -> None:
-    """A statement that cannot be read may be the one that puts a thief out."""
-    membership.add_passphrase(repo, "another", name="wang", kdf=FAST)
-    membership.revoke(repo, membership.members(repo)[0].id, why="gone")
-    assert isinstance(repo.store, MemoryStore)
-    (stat,) = repo.store.list(unlock.REVOKED)
-    raw = bytearray(repo.store.read(stat.key))
-    raw[40] ^= 1
-    repo.store.corrupt(stat.key, bytes(raw))
-    with pytest.raises(Damage):
-        open_repository(repo.store, "another", clock=clock)
 
 
 @each_suite

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backup import anew, membership, rotation, signed, snapshot
-from backup.errors import Retired, RolledBack, WrongKey
+from backup.errors import Retired, RolledBack, Taken, WriteOnly, WrongKey
 from backup.host import HostKey, HostRing
 from backup.index import decode_segment
 from backup.job import run_files
@@ -103,7 +103,7 @@ def test_a_stolen_host_key_and_the_vault_open_nothing(
     back_up(open_write_only(repo.store, host, clock=clock), source)
 
     thief = open_write_only(repo.store, host, clock=clock)
-    refused: tuple[type[ZaibeiError], ...] = (Refused, Damage)
+    refused: tuple[type[ZaibeiError], ...] = (WriteOnly, Damage)
     for sequence in (1, 2):
         with pytest.raises(refused):
             thief.snapshot(sequence)
@@ -229,7 +229,7 @@ def test_a_key_file_that_others_can_read_is_refused(repo: Repository, tmp_path: 
     file = tmp_path / "web-1.key"
     host_of(repo, tmp_path)
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(Refused):
+    with pytest.raises(Taken):
         HostKey.load(file).save(file)
     file.chmod(0o644)
     with pytest.raises(Usage, match="others"):

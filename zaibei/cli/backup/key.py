@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zaibei.cli.backup.lifecycle import Confirm, confirmed
-from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
-from zaibei.cli.console import progress, talk
+from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, opened, say, told
+from zaibei.cli.console import plain, progress, talk
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
-    from backup.membership import Member, Other
+    from backup.membership import Leaving, Member, Other
     from backup.repository import Repository
 
 key = typer.Typer(no_args_is_help=True, help="Who can open, who can write, and a new root.")
 app.add_typer(key, name="key")
+_BEFORE = "whom it let out would come along: zaibei backup key list, and key revoke again who should be out"
+_AFTER = (
+    "whom it let out came along: zaibei backup key list, then key revoke and key rotate once more"
+)
 Name = Annotated[str, typer.Option(help="For people; readable by whoever reads the vault.")]
 
 
@@ -62,7 +66,7 @@ def add(
             raise Usage("one of --new-password-file, --public and --host")
         if host and not name:
             raise Usage("a host has a name", hint="--name web-1")
-        repos = opened(repo, password_file)
+        repos = _ruling(repo, password_file)
         if host and len(repos) > 1:
             raise Usage("a host key is of one repository", hint="--repo, one at a time")
         for one in repos:
@@ -117,18 +121,20 @@ def revoke(
     with told():
         from backup import membership  # noqa: PLC0415
 
-        repos = opened(repo, password_file)
-        act = confirmed([r.name for r in repos], confirm, dry_run=False)
-        out = {}
-        for one in repos:
-            found = membership.find(one, who)
-            if act:
-                membership.revoke(one, found.id, why=why, until=until)
-            out[one.name] = found
-    lines = [f"{name}: {'revoked' if act else 'to revoke'}: {_line(m)}" for name, m in out.items()]
-    if act and any(m.opens for m in out.values()):
+        repos = _ruling(repo, password_file)
+        # Each is looked at before the first is done, and before anybody is told how to do it.
+        out = {r.name: membership.leaving(r, who, until=until) for r in repos}
+        act = confirmed(list(out), confirm, dry_run=False)
+        for one in repos if act else ():
+            out[one.name] = membership.revoke(one, out[one.name].who.id, why=why, until=until)
+    lines = [f"{name}: {_leaving(one, done=act)}" for name, one in out.items()]
+    if act and any(one.who.opens for one in out.values()):
         lines.append("it still opens what is there: zaibei backup key rotate")
-    say(json, {"done": act, "repositories": out}, lines)
+    told_of = {
+        name: {**plain(one.who), "until": one.until, "changes": one.changes}
+        for name, one in out.items()
+    }
+    say(json, {"done": act, "repositories": told_of}, lines)
     raise typer.Exit(0 if act else 2)
 
 
@@ -155,25 +161,32 @@ def rotate(
     Restart what was running before (the WAL archiver): it goes on under the old root."""
     with told(), progress() as bar:
         from backup import anew, rotation, vaults  # noqa: PLC0415
+        from backup.repository import access  # noqa: PLC0415
 
-        repos = opened(repo, password_file)
+        repos = _ruling(repo, password_file)
         act = confirmed([r.name for r in repos], confirm, dry_run=False)
         files = [password_file, *(also_password_file or ())] if repo else also_password_file or []
         said = [vaults.passphrase(f) for f in files if f is not None]
         out: dict[str, Any] = {}
         for one in repos:
             if not act:
-                out[one.name] = {"epoch": one.keys.epoch, "left": anew.progress_of(one).left}
+                unread = rotation.unread_in(access(one.store, one.config, clock=CLOCK))
+                left = anew.progress_of(one).left
+                out[one.name] = {"epoch": one.keys.epoch, "left": left, "unread": unread}
                 continue
             out[one.name] = _rotated(one, bar, rotation, anew, why, said, resume, announce_only)
     lines = [
         f"{name}: epoch {o['epoch']}, {o['left']} objects are still to be sealed anew"
-        + "".join(f"\n{name}: DROPPED OUT: {d}" for d in o.get("dropped", ()))
+        + "".join(f"\n{name}: DROPPED OUT: {_said(d)}" for d in o.get("dropped", ()))
+        + "".join(f"\n{name}: NOT READ: {u}; {_AFTER if act else _BEFORE}" for u in o["unread"])
         + "".join(f"\n{name}: NOT SEALED ANEW: {p}" for p in o.get("problems", ()))
         for name, o in out.items()
     ]
     say(json, {"done": act, "repositories": out}, lines)
-    whole = all(announce_only or not (o["left"] or o.get("problems")) for o in out.values())
+    whole = all(
+        not o["unread"] and (announce_only or not (o["left"] or o.get("problems")))
+        for o in out.values()
+    )
     raise typer.Exit(2 if not act else 0 if whole else 1)
 
 
@@ -191,7 +204,7 @@ def escrow(
         from backup import membership  # noqa: PLC0415
 
         out = {}
-        for one in opened(repo, password_file):
+        for one in _ruling(repo, password_file):
             out[one.name] = membership.add_escrow(
                 one, threshold=threshold, shares=shares, name=name
             )
@@ -209,6 +222,14 @@ def escrow(
     )
 
 
+def _ruling(urls: list[str] | None, password_file: Path | None) -> "list[Repository]":
+    """Opened by somebody who may say who comes in. Refused before anything is asked, made or told."""
+    repos = opened(urls, password_file)
+    for one in repos:
+        one.keys.demand_root()
+    return repos
+
+
 def _rotated(
     one: "Repository",
     bar: Any,
@@ -220,34 +241,48 @@ def _rotated(
     announce_only: bool,
 ) -> dict[str, Any]:
     dropped: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     if not resume:
         begun = rotation.begin(one, why=why, passphrases=said)
-        one, dropped = begun.repository, begun.dropped
+        one, dropped, unread = begun.repository, begun.dropped, begun.unread
     done = anew.Anew() if announce_only else anew.seal_anew(one, bar)
     return {
         "epoch": one.keys.epoch,
         "dropped": dropped,
+        "unread": unread,
         "sealed_anew": {"snapshots": done.snapshots, "wal": done.wal, "packs": done.packs},
         "problems": done.problems,
         "left": anew.progress_of(one).left,
     }
 
 
+def _leaving(one: "Leaving", *, done: bool) -> str:
+    if not one.changes:
+        until = f", until snapshot {one.until}" if one.who.kind == "writer" else ""
+        return f"was revoked already{until}; nothing {'was' if done else 'would be'} changed: {_line(one.who)}"
+    # A host of which an earlier statement believed more.
+    again = " again, for less" if one.who.revoked else ""
+    return f"{'revoked' if done else 'to revoke'}{again}: {_line(one.who)}"
+
+
 def _line(m: "Member") -> str:
-    gone = f"  REVOKED ({m.revoked.why})" if m.revoked else ""
+    gone = f"  REVOKED ({_said(m.revoked.why)})" if m.revoked else ""
     opens = "opens" if m.opens else "writes" if m.kind == "writer" else "opens no more"
     if m.state == "newer":
         opens = "NEWER: this zaibei does not know what it opens"
     carried = "" if m.carried or m.kind == "writer" else ", has to be given at a rotation"
-    return f"{m.id}  {m.kind:<10} {m.name:<16} epoch {m.epoch}  {opens}{carried}{gone}"
+    kind, name = _said(m.kind), _said(m.name)
+    return f"{m.id}  {kind:<10} {name:<16} epoch {m.epoch}  {opens}{carried}{gone}"
 
 
 def _other(o: "Other") -> str:
-    """What an object says of itself may hold anything, also what moves a cursor."""
-    from backup.listings import said  # noqa: PLC0415
-
-    kind, name = (
-        said((text or "unknown").encode(errors="replace")) for text in (o.kind, o.name or "-")
-    )
+    kind, name = _said(o.kind or "unknown"), _said(o.name or "-")
     mend = f"\n  mend: {o.mend}" if o.mend else ""
     return f"{o.object}  {kind:<10} {name:<16} {o.state.upper()}: {o.why}{mend}"
+
+
+def _said(text: str) -> str:
+    """What somebody called himself may hold anything, also what moves a cursor or looks like another line."""
+    from backup.listings import said  # noqa: PLC0415
+
+    return said(text.encode(errors="replace"))

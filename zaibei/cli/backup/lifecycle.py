@@ -347,7 +347,7 @@ def wounds_told(wounds: Any) -> list[str]:
         *(f"pack {name}: {why}" for name, why in wounds.packs.items()),
         *(f"index segment {name}: {why}" for name, why in wounds.segments.items()),
         *(f"snapshot {number}: {why}" for number, why in wounds.snapshots.items()),
-        *(f"{key}: {why}" for key, why in (wounds.keys | wounds.wal | wounds.copies).items()),
+        *(f"{key}: {why}" for key, why in wounds.by_key.items()),
         *(f"pack {name}: in no index segment" for name in wounds.unindexed),
     ]
 
