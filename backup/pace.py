@@ -3,7 +3,9 @@ refusal (AIMD, as TCP shares a line), and a call that was not answered is repeat
 
 Patience is the store's, not the call's: while anything is answered, work goes on; when nothing has been for
 `patience`, every call gets one try and its failure is told, so a dead vault is left behind and not waited for
-call by call. The first answer after that ends it.
+call by call. The first answer after that ends it. A store that never answered and cannot be connected to is left
+after the tries that it makes of a call itself: it is more often a wrong address than a store that is about to come,
+and a person waits.
 """
 
 import random
@@ -15,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from infra.objectstore.contract import ObjectStore, Stat
+from infra.objectstore.silence import NoConnection
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Unreachable
 
@@ -62,6 +65,7 @@ class Pace:
         self._under_way = 0
         self._calls = 0  # begun so far
         self._halved_at = 0  # `_calls` when the window was last halved
+        self._met = False
         self._silent_since: float | None = None  # of the first failure after the last answer
         self.pauses = 0
 
@@ -76,8 +80,8 @@ class Pace:
             try:
                 with self._turn() as number:
                     got = what()
-            except Unreachable:
-                if not self._wait_again(number):
+            except Unreachable as bad:
+                if not self._wait_again(number, isinstance(bad, NoConnection)):
                     raise
             except Exception:
                 # Refused, not there, damaged: that is an answer.
@@ -111,9 +115,10 @@ class Pace:
         with self._changed:
             self._window = self._window.answered()
             self._silent_since = None
+            self._met = True
             self._changed.notify_all()
 
-    def _wait_again(self, number: int) -> bool:
+    def _wait_again(self, number: int, no_connection: bool) -> bool:
         """Count a failure; whether there is patience left."""
         now = self._clock.monotonic()
         with self._changed:
@@ -123,7 +128,8 @@ class Pace:
                 self._halved_at = self._calls
             if self._silent_since is None:
                 self._silent_since = now
-            left = now - self._silent_since < self._patience
+            patience = self._patience if self._met or not no_connection else 0.0
+            left = now - self._silent_since < patience
             self.pauses += left
             return left
 

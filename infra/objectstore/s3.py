@@ -26,6 +26,7 @@ from infra.objectstore.contract import (
 )
 from infra.objectstore.headers import from_answer, to_request
 from infra.objectstore.listing import is_folder_of, strictly_rising, suspects, upsets
+from infra.objectstore.silence import no_connection
 from infra.objectstore.written import written_at
 from infra.sites import Secret, StoreAccess
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
@@ -422,10 +423,7 @@ class S3Store:
         except (NoConnection, HTTPClientError, IncompleteReadError, HTTPError) as silent:
             # NoConnection is no HTTPClientError: a site without power answers "no route to host", and
             # was once told as a refusal, which a mirror must not degrade over.
-            raise Unreachable(
-                f"{self.name}: {key}: {type(silent).__name__}",
-                hint="the store did not answer in time, or its certificate is not of the stack's CA",
-            ) from silent
+            raise no_connection(f"{self.name}: {key}", silent) from silent
         except BotoCoreError as other:
             raise Refused(f"{self.name}: {key}: {other}") from other
 

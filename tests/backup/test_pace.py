@@ -17,6 +17,7 @@ from backup.pace import CALLS_MAX, PATIENCE, Pace, Paced, Window
 from backup.repository import Repository
 from backup.writer import Writer
 from infra.objectstore.memory import MemoryStore
+from infra.objectstore.silence import NoConnection
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Refused, Unreachable
 from zaibei.kernel.progress import Silent
@@ -53,6 +54,22 @@ def test_a_call_is_repeated_with_growing_pauses_until_the_store_answers(clock: S
     assert len(pauses) == pace.pauses == 6
     assert pauses[-1] > 4 * pauses[0]
     assert pace.window.calls < CALLS_MAX
+
+
+def test_a_store_that_was_never_met_is_not_waited_for_and_one_that_was_is(clock: SimClock) -> None:
+    """A wrong port took two minutes without a word; a store that is restarted in the night is still waited for."""
+    pace, begun = steady(clock), clock.monotonic()
+
+    def refused() -> None:
+        raise NoConnection("connection refused")
+
+    with pytest.raises(NoConnection):
+        pace.call(refused)
+    assert clock.monotonic() == begun and pace.pauses == 0
+    assert pace.call(lambda: 7) == 7
+    with pytest.raises(NoConnection):
+        pace.call(refused)
+    assert clock.monotonic() - begun >= PATIENCE.total_seconds()
 
 
 def test_a_dead_store_is_left_after_its_patience_and_then_not_waited_for_again(
