@@ -7,8 +7,7 @@ lost site can take them. A vault on S3 is first copied to a directory, with what
     python3 breakglass.py VAULT SECRET-FILE [TARGET [NUMBER]]  lists; restores the newest; or that one
 
 SECRET-FILE: a passphrase, an identity file, or a private key in hex (escrow: what SLIP-39 makes of shares). With
-a PostgreSQL snapshot comes its log: restore_command = 'cp TARGET/wal/%f %p'. Every blob is authenticated
-before it is written. Damage is named, the rest is restored, the exit code is 1.
+a PostgreSQL snapshot comes its log: restore_command = 'cp TARGET/wal/%f %p'. Damage is named and ends with 1.
 """
 
 # ruff: noqa: PTH101, PTH103, PTH105, PTH118, PTH120, PTH123, PTH211
@@ -82,10 +81,9 @@ class Repository:
         try:
             if not self.sm:
                 return aead.AESGCM(key).decrypt(nonce.to_bytes(12), data, aad)
-            mode = modes.GCM(nonce.to_bytes(12), data[-TAG:])
-            one = Cipher(algorithms.SM4(key), mode).decryptor()
-            one.authenticate_additional_data(aad)
-            return one.update(data[:-TAG]) + one.finalize()
+            sm = Cipher(algorithms.SM4(key), modes.GCM(nonce.to_bytes(12), data[-TAG:])).decryptor()
+            sm.authenticate_additional_data(aad)
+            return sm.update(data[:-TAG]) + sm.finalize()
         except (InvalidTag, ValueError) as bad:
             raise Broken("sealed bytes are not what was sealed") from bad
 
@@ -313,14 +311,14 @@ def restore(repo: Repository, snapshot: Body, target: Path, say: Say) -> None:
             os.replace(real, real + b".damaged")
             say(f"{os.fsdecode(path)!a}: {bad}; what there was is in ….damaged")
     for real, node in reversed(late):
+        if node["type"] == "fifo":
+            os.mkfifo(real)
         if node["type"] == "link":
             os.symlink(text_of(node, "target"), real)
-        elif node["type"] == "dir":
+        elif node["type"] in ("dir", "fifo"):
             dress(real, node)
-        elif node["type"] == "fifo":
-            os.mkfifo(real)
-        elif node["type"] != "socket":
-            say(f"{os.fsdecode(real)!a}: a {node['type']}; not made")
+        else:
+            print(f"not made: {os.fsdecode(real)!a}: a {node['type']}", file=sys.stderr)
 
 
 def write(repo: Repository, node: Body, out: Any) -> None:
@@ -368,18 +366,20 @@ def wal(repo: Repository, system: str, target: Path, say: Say) -> None:
 
 
 def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
-    trouble, text = list[str](), Path(secret).read_text()
+    trouble, text = list[str](), Path(secret).read_text("utf-8")
     private = re.search(r"^zaibei-identity:\w+:(\w+)$", text, re.MULTILINE)
     repo = Repository(Path(vault), private[1] if private else text.splitlines()[0])
     found, into = repo.snapshots(trouble.append), Path(target)
     if not target:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         for number, one in found.items():
             state = "complete" if one["complete"] else "INCOMPLETE"
             print(number, one["finished"], one["kind"], one["size_bytes"], state, one["label"])
     else:
         number = int(which or max(found, default=0))
-        if number not in found or (into.exists() and any(into.iterdir())):
-            raise Broken(f"no snapshot {number} that can be read, or {target} is not empty")
+        full = into.exists() and any(into.iterdir())
+        if full or number not in found:
+            raise Broken(f"{target} is not empty" if full else f"no snapshot {number} can be read")
         one, files = found[number], into / "data" if found[number]["kind"] == "postgres" else into
         files.mkdir(parents=True, exist_ok=True)
         if files != into:

@@ -2,8 +2,11 @@
 interpreter that cannot see zaibei."""
 
 import ast
+import contextlib
 import os
 import random
+import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +33,7 @@ each_suite = pytest.mark.parametrize("suite", ["intl", "sm"])
 def reader(*words: Path | str, secret: str) -> "subprocess.CompletedProcess[str]":
     vault, *more = words
     held = Path(str(vault)).parent / "secret"
-    held.write_text(secret + "\n")
+    held.write_text(secret + "\n", encoding="utf-8")
     return subprocess.run(
         [sys.executable, "-I", READER, vault, held, *more],
         capture_output=True,
@@ -191,8 +194,56 @@ def test_a_wrong_secret_and_a_full_target_are_errors_with_a_reason(
     said = reader(vault, secret="open barley")
     assert (said.returncode, "opens none of the keys" in said.stderr) == (1, True)
     said = reader(vault, source, secret="open sesame")
-    assert (said.returncode, "is not empty" in said.stderr) == (1, True)
+    assert (said.returncode, said.stderr) == (1, f"error: {source} is not empty\n")
+    said = reader(vault, tmp_path / "t", "3", secret="open sesame")
+    assert (said.returncode, said.stderr) == (1, "error: no snapshot 3 can be read\n")
     assert reader(tmp_path / "nowhere", secret="x").returncode == 1
+
+
+def test_pipes_keep_their_time_and_what_is_not_made_is_named_and_no_damage(
+    source: Path, tmp_path: Path, clock: SimClock
+) -> None:
+    os.mkfifo(source / "pipe", 0o640)
+    os.utime(source / "pipe", ns=(1, 1_700_000_000_123_456_789))
+    with socket.socket(socket.AF_UNIX) as one, contextlib.chdir(source):
+        one.bind("door")
+    made = {"socket": "door"}
+    if os.geteuid() == 0:
+        os.mknod(source / "null", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        made["char"] = "null"
+    vault = tmp_path / "vault"
+    put(living("intl", vault, clock), source)
+    back = tmp_path / "t" / source.name
+    said = reader(vault, tmp_path / "t", secret="open sesame")
+    told = {f"not made: '{back / name}': a {kind}" for kind, name in made.items()}
+    assert (said.returncode, set(said.stderr.splitlines())) == (0, told)
+    there = (back / "pipe").lstat()
+    assert (there.st_mtime_ns, stat.S_IMODE(there.st_mode)) == (1_700_000_000_123_456_789, 0o640)
+    assert not any((back / name).exists() for name in made.values())
+
+
+def test_a_locale_of_yesterday_stops_it_nowhere(
+    source: Path, tmp_path: Path, clock: SimClock
+) -> None:
+    old = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    vault = tmp_path / "vault"
+    repo = create_repository(DirectoryStore(vault), "芝麻开门", clock=clock, kdf=FAST)
+    assert run_files([source], [repo], clock, random.Random(1), Silent(), label="人口").complete
+    # Not -I alone: it would ignore the very variables.
+    listed = subprocess.run(
+        [sys.executable, READER, vault, _secret(tmp_path, "芝麻开门")],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **old},
+    )
+    assert (listed.returncode, listed.stderr) == (0, b"")
+    assert rb"\u4eba\u53e3" in listed.stdout
+
+
+def _secret(base: Path, text: str) -> Path:
+    (base / "secret").write_text(text + "\n", encoding="utf-8")
+    return base / "secret"
 
 
 def test_without_any_index_it_does_not_notice(
