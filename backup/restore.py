@@ -337,10 +337,13 @@ def _disk(target: Path, reached: Callable[[], str] | None = None) -> Iterator[No
         yield
     except OSError as bad:
         if bad.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise ZaibeiError(
-                f"{target}: {bad.strerror or bad}",
-                hint="what is there now is whole files; go on with --resume when this is mended",
-            ) from bad
+            begun = "what is there now is whole files; go on with --resume when this is mended"
+            hint = (
+                begun
+                if reached
+                else "nothing was written: a target is a directory, or can be made one"
+            )
+            raise ZaibeiError(f"{target}: {bad.strerror or bad}", hint=hint) from bad
         so_far = f": {reached()}" if reached else ""
         raise NoSpace(
             f"{target}: the disk is full{so_far}",

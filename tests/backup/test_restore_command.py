@@ -173,6 +173,13 @@ def test_a_wrong_request_ends_with_2_and_says_why(
     assert said in told
 
 
+def test_a_target_that_cannot_be_made_is_not_half_a_restore(zaibei: Run, source: Path) -> None:
+    """Nothing was written: there is nothing to go on with."""
+    code, _, words = zaibei("restore", "latest", "--target", "/proc/nowhere")
+    assert code == 1 and "/proc/nowhere: " in words
+    assert "hint: nothing was written" in words and "--resume" not in words
+
+
 def test_a_wrong_password_ends_with_2(zaibei: Run, source: Path, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("battery staple\n")
 
