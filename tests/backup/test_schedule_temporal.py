@@ -303,3 +303,16 @@ def test_what_is_sent_to_temporal_holds_no_secret() -> None:
     assert told["job"]["password_file"] == "/etc/zaibei/pw", "where it is, never what it is"
     assert told["timeout_s"] == job.timeout.total_seconds()
     assert state.folder().exists() is False
+
+
+def test_a_password_never_gets_into_temporal() -> None:
+    """Of a job that was added when a conninfo with a password was still taken: histories are kept, and read."""
+    job = Job(
+        name="old",
+        created=datetime.now(UTC),
+        every=timedelta(hours=1),
+        postgres="host=x password=sekret",
+    )
+    with pytest.raises(Usage) as refused:
+        temporal.order(job)
+    assert "sekret" not in str(refused.value)
