@@ -19,11 +19,13 @@ class Mortal:
         self.name = inner.name
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
+        inner = getattr(self._inner, method)  # what it cannot do, this cannot do
+
         def call(*args: Any, **more: Any) -> Any:
             self._left -= 1
             if self._left < 0 or (self._left == 0 and not self._after):
                 raise Died
-            found = getattr(self._inner, method)(*args, **more)
+            found = inner(*args, **more)
             if self._left == 0:
                 raise Died
             return found

@@ -18,7 +18,7 @@ from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Usage, ZaibeiError
-from zaibei.kernel.progress import Silent
+from zaibei.kernel.progress import Progress, Silent
 
 DAY = timedelta(days=1)
 MOMENTS = st.datetimes(
@@ -41,8 +41,28 @@ def memory(repo: Repository) -> MemoryStore:
     return repo.store
 
 
-def run(repo: Repository, source: Path, clock: SimClock, *, seed: int = 1, **more: object) -> None:
-    done = run_files([source], [repo], clock, random.Random(seed), Silent(), **more)  # type: ignore[arg-type]
+class AtTheEnd(Silent):
+    """Something happens to the vault while a run is on its way, after it looked what is there."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        self._happens = happens
+
+    def step(self, what: str) -> None:
+        if what == "committing":
+            self._happens()
+
+
+def run(
+    repo: Repository,
+    source: Path,
+    clock: SimClock,
+    *,
+    seed: int = 1,
+    progress: Progress | None = None,
+    **more: object,
+) -> None:
+    rng = random.Random(seed)
+    done = run_files([source], [repo], clock, rng, progress or Silent(), **more)  # type: ignore[arg-type]
     assert done.complete, done.problems
 
 
@@ -182,12 +202,17 @@ def test_no_snapshot_is_committed_over_a_pack_that_the_vault_has_lost(
 ) -> None:
     run(repo, source, clock)
     store = memory(repo)
-    for stat in list(store.list("packs/")):
-        store.remove(stat.key, version=stat.version)
+
+    def lose() -> None:
+        for stat in list(store.list("packs/")):
+            store.remove(stat.key, version=stat.version)
 
     with pytest.raises(ZaibeiError, match="not in the vault"):
-        run(repo, source, clock, seed=2, retain=retain)
+        run(repo, source, clock, seed=2, progress=AtTheEnd(lose), retain=retain)
     assert repo.sequences() == [1]
+
+    run(repo, source, clock, seed=3, retain=retain)  # what was lost before it began is stored again
+    assert repo.sequences() == [1, 2]
 
 
 def test_a_store_that_cannot_lock_says_so_and_holds_no_snapshot_that_claims_to_be_locked(
@@ -216,7 +241,7 @@ def test_confirming_costs_a_call_an_object_and_one_walk_for_what_is_shared(
     run(repo, base, clock, seed=99)
     calls = Counter((m, k.partition("/")[0]) for m, k in store.log)
 
-    assert calls["list", "packs"] == 1
+    assert calls["list", "packs"] == 2, "one before the run, one after it"
     assert calls["stat", "packs"] == calls["create", "packs"]
 
 
@@ -225,7 +250,10 @@ def test_a_pack_of_another_size_than_the_index_says_stops_the_commit(
 ) -> None:
     run(repo, source, clock)
     store = memory(repo)
-    for stat in list(store.list("packs/")):
-        store.corrupt(stat.key, store.read(stat.key)[:-1])
+
+    def tear() -> None:
+        for stat in list(store.list("packs/")):
+            store.corrupt(stat.key, store.read(stat.key)[:-1])
+
     with pytest.raises(ZaibeiError, match="should have"):
-        run(repo, source, clock, seed=2)
+        run(repo, source, clock, seed=2, progress=AtTheEnd(tear))
