@@ -14,7 +14,7 @@ from backup import unread
 from backup.errors import RolledBack
 from backup.repository import Repository
 from backup.snapshot import Snapshot
-from zaibei.kernel.errors import Refused
+from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.state import state_dir, write_atomic
 
 _ROLLED_BACK: Final = (
@@ -80,9 +80,12 @@ def check(repo: Repository, sequences: Sequence[int]) -> None:
 def lost(repo: Repository) -> RolledBack | None:
     """The same as an answer: for who goes on with what is left, and says so."""
     try:
-        check(repo, repo.sequences())
+        if remembered(repo) is not None:
+            check(repo, repo.sequences())
     except RolledBack as bad:
         return bad
+    except Damage:
+        return None  # it is there and does not open: told by whoever reads it
     return None
 
 
@@ -98,3 +101,8 @@ def remembered(repo: Repository) -> tuple[int, str, int] | None:
             f"{_file(repo)}: what this machine saw of the vault cannot be read: {shut.strerror}",
             hint="run as the account that owns the state directory, or name another: ZAIBEI_STATE",
         ) from shut
+    except (ValueError, KeyError, TypeError) as torn:
+        raise Refused(
+            f"{_file(repo)}: what this machine saw of the vault cannot be read: {torn}",
+            hint="compare the vault with the other one, then remove that file: the next run writes it anew",
+        ) from torn

@@ -163,9 +163,9 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
         with out.collecting(snapshot.key_of(sequence)):
             _taken_back(repo, sequence, links[sequence])
     sequences = [s for s in sequences if s not in gone]
-    known = heads.remembered(repo)
-    with out.collecting(snapshot.key_of(known[0]) if known else snapshot.PREFIX):
-        heads.check(repo, sequences)
+    if (lost := heads.lost(repo)) is not None:
+        known = heads.remembered(repo)
+        out.found(snapshot.key_of(known[0]) if known else snapshot.PREFIX, lost)
     for sequence in sequences:
         try:
             found = resealed.snapshot_of(repo, sequence)

@@ -193,6 +193,12 @@ def test_an_end_that_is_gone_is_told_as_the_snapshot_it_was(vault: Vault) -> Non
     assert any("repair" in h for h in one.hints)
 
 
+def test_a_newest_snapshot_that_does_not_open_is_one_finding(vault: Vault) -> None:
+    flip(vault.root / "snapshots/0000000002", at=-2)
+    (one,) = vault.verify(Level.STRUCTURE).findings
+    assert one.object == "snapshots/0000000002"
+
+
 def test_nobody_decides_what_may_go_over_a_history_without_its_end(vault: Vault) -> None:
     (vault.root / "snapshots/0000000002").unlink()
     with pytest.raises(RolledBack, match="snapshot 2 was there"):

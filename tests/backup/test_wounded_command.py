@@ -89,6 +89,21 @@ def test_restore_goes_on_with_what_is_left_and_does_not_end_well(vault: Vault, w
     assert told["rolled_back"] == [f"{vault.repo.name}: {GONE}"]
 
 
+@pytest.mark.parametrize("memory", ["torn", "of the newest that is damaged"])
+def test_an_older_snapshot_comes_back_whatever_became_of_the_newest_and_of_our_memory(
+    vault: Vault, state: Path, memory: str
+) -> None:
+    if memory == "torn":
+        (head,) = (state / "backup/heads").iterdir()
+        head.write_text("{")
+    else:
+        (vault.root / "snapshots/0000000003").write_bytes(b"junk")
+    code, _, err = vault.run("restore", "1", target="t")
+    assert code == 0
+    assert ("UNKNOWN whether" in err) == (memory == "torn")
+    assert (vault.base / "t/source/day1").exists()
+
+
 def test_what_is_asked_for_and_gone_is_not_called_never_there(vault: Vault) -> None:
     for path in (vault.root / "snapshots").iterdir():
         path.unlink()

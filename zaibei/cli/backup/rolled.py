@@ -6,17 +6,26 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from zaibei.cli.console import talk
-from zaibei.kernel.errors import Damage, Usage
+from zaibei.kernel.errors import Damage, Usage, ZaibeiError
 
 if TYPE_CHECKING:
     from backup.repository import Repository
 
 
 def ends_lost(repos: "Sequence[Repository]") -> list[str]:
-    """A line for each repository that shows less than this machine has seen there."""
+    """A line for each repository that shows less than this machine has seen there. What cannot be asked, the memory or
+    the vault, is said and stops nobody: after a disaster both may be in pieces."""
     from backup import heads  # noqa: PLC0415
 
-    return [bad.message for one in repos if (bad := heads.lost(one)) is not None]
+    lost: list[str] = []
+    for one in repos:
+        try:
+            bad = heads.lost(one)
+        except ZaibeiError as unknown:
+            loudly(f"UNKNOWN whether {one.name} is all that was there: {unknown.message}")
+        else:
+            lost += [bad.message] if bad is not None else []
+    return lost
 
 
 @contextmanager
