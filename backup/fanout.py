@@ -20,7 +20,7 @@ from backup.guard.heads import Heads
 from backup.snapshot import Content, Snapshot
 from backup.tree import TREE_BYTES, Node
 from backup.writer import Writer, Written
-from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.errors import ZaibeiError, in_a_line
 from zaibei.kernel.progress import Progress
 
 WORKERS_MAX: Final = 8
@@ -203,8 +203,8 @@ class Fanout:
 
     def _fail(self, at: int, bad: Exception) -> None:
         name = self._writers[at].repository.name
-        self._failed.setdefault(at, str(bad))
-        self._progress.note(f"{name}: given up: {bad}")
+        self._failed.setdefault(at, in_a_line(bad))
+        self._progress.note(f"{name}: given up: {in_a_line(bad)}")
 
     def _close(self, one: _Open) -> None:
         """Write an entry's lines once its blobs have ids."""
@@ -231,7 +231,7 @@ class Fanout:
         if len(self._failed) == len(self._writers):
             raise Incomplete(
                 "no vault is left: " + "; ".join(self._failed.values()),
-                hint="nothing was committed by this run; run again when a vault answers",
+                hint="nothing was committed by this run; run it again when that is mended",
             )
 
     def _flush_lines(self, at: int) -> None:

@@ -24,7 +24,7 @@ from backup.walk import Rules
 from backup.writer import Judge, Writer
 from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Usage, ZaibeiError
+from zaibei.kernel.errors import Usage, ZaibeiError, in_a_line
 from zaibei.kernel.progress import Progress
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _run(
             raise
         except ZaibeiError as bad:
             # One vault down must not keep the backup from the other.
-            lost.append(Outcome(vault=repo.name, snapshot=None, written=None, error=str(bad)))
+            lost.append(Outcome(vault=repo.name, snapshot=None, written=None, error=in_a_line(bad)))
             why = bad
     try:
         if not writers:

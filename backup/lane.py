@@ -22,7 +22,7 @@ from backup.wal import (
     parse_segment,
     system_of,
 )
-from zaibei.kernel.errors import Damage, ZaibeiError
+from zaibei.kernel.errors import Damage, ZaibeiError, in_a_line
 
 PARTIAL: Final = ".partial"
 Position = tuple[int, int]  # timeline, byte
@@ -80,7 +80,7 @@ class Lane:
             self._growing(retain_until)
             self.error = None
         except (ZaibeiError, OSError) as bad:
-            self.error = str(bad)
+            self.error = in_a_line(bad)
 
     def _learn(self) -> None:
         for i in self.archive.items():

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from zaibei.kernel import errors
-from zaibei.kernel.errors import BadStack, Refused, Unreachable, Usage, ZaibeiError
+from zaibei.kernel.errors import BadStack, Refused, Unreachable, Usage, ZaibeiError, in_a_line
 
 DRAWN = re.compile(r"^    (?P<branch>[│├└─ ]*)(?P<name>[A-Z]\w+) +(?P<code>\d+)  ", re.MULTILINE)
 
@@ -80,3 +80,9 @@ def test_an_error_from_another_process_arrives_whole() -> None:
     """Pools send exceptions by pickle, which keeps the message and the attributes."""
     again = pickle.loads(pickle.dumps(Refused("no", hint="why")))
     assert (type(again), again.message, again.hints) == (Refused, "no", ("why",))
+
+
+def test_in_a_line_the_hints_come_along_and_nothing_is_broken() -> None:
+    assert in_a_line(Refused("a: no", hint=("do b", "or c"))) == "a: no (do b; or c)"
+    assert in_a_line(Usage("a: no")) == "a: no"
+    assert in_a_line(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"

@@ -32,6 +32,14 @@ class ZaibeiError(Exception):
         return "\n".join([self.message, *(f"hint: {h}" for h in self.hints)])
 
 
+def in_a_line(error: Exception) -> str:
+    """For a field of a document or a list of several: the message, its hints in brackets."""
+    if not isinstance(error, ZaibeiError):
+        return str(error)
+    hints = "; ".join(error.hints)
+    return f"{error.message} ({hints})" if hints else error.message
+
+
 class Usage(ZaibeiError):
     exit_code = 2
 
