@@ -2,8 +2,8 @@
 
 Within a round all tools do a phase one after the other before the next phase begins, so what is compared was
 measured within minutes; a ratio is the median of the rounds' own ratios, so a machine that is slow for one round is slow for both
-sides. The set is read once before the rounds: the page cache is warm for everybody. Every first restore is
-compared with the source byte by byte: a tool that restores something else has no time.
+sides. The set is read before each lap: the page cache is warm for everybody, also after a tool that asks the kernel to
+forget what it has read. Every first restore is compared with the source byte by byte: a tool that restores something else has no time.
 What a lap has written is emptied after it and deleted after the last: emptied, so that the next lap finds the memory
 that this one had (a virtual machine pays for memory that it has not touched lately); not deleted, because ext4 looks
 for five minutes at each inode that was just freed before it gives out another.
@@ -181,10 +181,11 @@ def _round(
         measure(
             tool.init(place), env=tool.env(place), cwd=here, clock=clock, deadline=STEP_DEADLINE
         )
-    _warm(source)
     for phase in Phase:
         for tool in tools:
             place = at[tool.name]
+            # Before each lap: borg asks the kernel to forget what it has read, and whoever came next read the disk.
+            _warm(source)
             if phase is Phase.RESTORE:
                 place.restored.mkdir()
             sample = measure(
