@@ -18,8 +18,9 @@ from backup.forgotten import Forgotten, Link
 from backup.repository import Repository, retry
 from backup.seal import Kind, open_whole, seal_whole
 from backup.snapshot import Snapshot
-from infra.objectstore.contract import Locked, NotThere, ObjectStore, Stat
-from zaibei.kernel.errors import Damage, Refused
+from backup.versions import remove_damaged
+from infra.objectstore.contract import NotThere, ObjectStore, Stat
+from zaibei.kernel.errors import Damage
 
 WORKERS: Final = 3
 # Nothing is ever overwritten, so a damaged copy stands in the way of a whole one.
@@ -31,7 +32,6 @@ ORIGINAL: Final = (
     "zaibei backup repair --confirm NAME removes it, as who may delete (a lock holds it to its end); the copy is"
     " read in its place"
 )
-_VERSIONS_MAX: Final = 16  # of one name, removed in one go
 HEAL: Final = "its original does not open either: zaibei backup heal --from OTHER-REPOSITORY"
 _KEY = re.compile(rf"{snapshot.RESEALED}(\d{{10}})/((?:{snapshot.PREFIX}|{wal.PREFIX}).+)")
 
@@ -228,21 +228,16 @@ def _why_not_removed(
     repo: Repository, deleter: ObjectStore, key: str, known: Mapping[int, Snapshot]
 ) -> str | None:
     one = copy_of(key)
-    for _ in range(_VERSIONS_MAX):
-        try:
-            # The version before the look: a whole copy that comes meanwhile is another version, and stays.
-            version = retry(repo.clock, lambda: repo.store.stat(key)).version
-            if _wrong(repo, key, known) is None:
-                return None  # somebody else was faster; or what lay below what was written over it
-            # Looked at again: of two that do not open neither may go, the other may be what heal reads.
-            if not read_without(repo, key if one is None else one.of):
-                return "nothing else opens under its name any more"
-            retry(repo.clock, lambda version=version: deleter.remove(key, version=version))  # type: ignore[misc]
-        except NotThere:
+
+    def stays() -> str | None:
+        # Of two that do not open neither may go: the other may be what heal reads.
+        if read_without(repo, key if one is None else one.of):
             return None
-        except (Locked, Refused) as no:
-            return no.message
-    return f"{_VERSIONS_MAX} damaged versions of it were removed, and there are more"
+        return "nothing else opens under its name any more"
+
+    return remove_damaged(
+        repo, deleter, key, damaged=lambda: _wrong(repo, key, known) is not None, stays=stays
+    )
 
 
 def _wrong(repo: Repository, key: str, known: Mapping[int, Snapshot]) -> str | None:

@@ -18,9 +18,9 @@ from backup.authority import Authority
 from backup.errors import NewerFormat, Retired
 from backup.keys import Keyring
 from backup.suite import Suite
-from backup.vault import retry
-from infra.objectstore.contract import Locked, NotThere, ObjectStore
-from zaibei.kernel.errors import Damage, Refused
+from backup.versions import remove_damaged
+from infra.objectstore.contract import NotThere, ObjectStore
+from zaibei.kernel.errors import Damage
 
 if TYPE_CHECKING:
     from backup.repository import Repository
@@ -36,7 +36,6 @@ LEFT_BEHIND: Final = (
 )
 _DOCUMENT: Final = "revocation"
 _COPIES: Final = 2  # of each statement: one that rots lets nobody in again
-_VERSIONS_MAX: Final = 16  # of one name, removed in one go
 _CLAIM: Final = re.compile(rb'"id":"([0-9a-f]{1,16})"')
 
 
@@ -122,24 +121,17 @@ def clear(repo: "Repository", deleter: ObjectStore | None, found: Iterable[str])
 
 def _why_not_removed(repo: "Repository", deleter: ObjectStore, key: str) -> str | None:
     keys = repo.keys
-    for _ in range(_VERSIONS_MAX):
+
+    def damaged() -> bool:
         try:
-            # The version before the look: what somebody wrote over a statement goes, the statement below it stays.
-            version = retry(repo.clock, lambda: repo.store.stat(key)).version
-            try:
-                _decode(repo.read(key), key, keys.authority, keys.suite)
-                return None
-            except Retired:
-                return None
-            except Damage as bad:
-                if isinstance(bad.__cause__, NotThere):
-                    return None
-            retry(repo.clock, lambda version=version: deleter.remove(key, version=version))  # type: ignore[misc]
-        except NotThere:
-            return None
-        except (Locked, Refused) as no:
-            return no.message
-    return f"{_VERSIONS_MAX} damaged versions of it were removed, and there are more"
+            _decode(repo.read(key), key, keys.authority, keys.suite)
+        except Retired:
+            return False
+        except Damage as bad:
+            return not isinstance(bad.__cause__, NotThere)
+        return False
+
+    return remove_damaged(repo, deleter, key, damaged=damaged)
 
 
 def _decode(data: bytes, key: str, authority: Authority, suite: Suite) -> Revocation:
