@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
+from backup import names
 from backup.repository import CONFIG, Repository, retry
 from infra.objectstore.contract import NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
@@ -25,12 +26,6 @@ GENERATIONS_MIN: Final = 3  # in one retention: rounding adds at most a third of
 RETAIN_MAX: Final = timedelta(days=400)  # a COMPLIANCE lock cannot be taken back: 30000d is a slip
 SKEW_MAX: Final = timedelta(minutes=5)
 CALLS_AT_ONCE: Final = 8
-ALWAYS: Final = (
-    "keys/",
-    "epochs/",
-    "revoked/",
-    "forgets/",
-)  # what opens it, and what explains its chain
 _LOST_NOW: Final = (
     "nothing was committed; run again: what is lost is stored again, as far as its source still has it",
     "older snapshots: zaibei backup verify tells what they lost, heal and repair mend them",
@@ -124,7 +119,7 @@ def confirm(
     if end is None:
         _present(repo, needed)
         return Confirmed(checked=len(needed), extended=0)
-    always = {s.key: None for prefix in ALWAYS for s in repo.listed(prefix)}
+    always = {s.key: None for prefix in names.ALWAYS for s in repo.listed(prefix)}
     every = {CONFIG: None, **always, **needed}
     found = many(lambda key: _stat(repo, key, every[key]), sorted(every))
     short = too_short(found, end)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from backup import names, runs, snapshot, wal
 from backup.authority import FIRST_EPOCH
-from backup.immutability import ALWAYS, RETAIN_MAX, many
+from backup.immutability import RETAIN_MAX, many
 from backup.pack import key_of
 from backup.reach import IdSet, reachable
 from backup.reader import Reader
@@ -155,7 +155,7 @@ def _held(reader: Reader, one: Snapshot, ends: Ends, progress: Progress) -> Held
     packs = {key_of(p.pack): p.pack for p in reader.catalogue.liveness(ids) if p.live_blobs}
     segments = [f"index/{s}" for s in reader.catalogue.segments_naming(packs.values())]
     # Nobody locks what is not ours, so it must not pass for the weakest of what a snapshot needs.
-    always = [k for k in ends if k == CONFIG or (k.startswith(ALWAYS) and names.ours(k))]
+    always = [k for k in ends if k == CONFIG or (k.startswith(names.ALWAYS) and names.ours(k))]
     needed = {k: _known(repo, ends, k) for k in (*packs, *segments, *always, _key(repo, ends, one))}
 
     def elsewhere(key: str) -> bool:

@@ -32,6 +32,12 @@ _OURS: Final = re.compile(
     """,
     re.VERBOSE,
 )
+ALWAYS: Final = (
+    "keys/",
+    "epochs/",
+    "revoked/",
+    "forgets/",
+)  # what opens it, what explains its chain
 FOLDERS: Final = (
     "epochs", "forgets", "index", "keys", "leases", "marks", "packs", "resealed", "revoked", "runs",
     "snapshots", "wal",

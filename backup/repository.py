@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from backup import (
     epochs,
     forgotten,
+    names,
     recipients,
     remains,
     resealed,
@@ -235,6 +236,8 @@ class Repository:
         The store is asked again whether it has what it acknowledged, while the bytes are still at hand:
         an index segment over a lost pack would make every later run rely on it.
         """
+        if retain_until is None and key.startswith(names.ALWAYS):
+            retain_until = self._as_config()
         for _ in range(ATTEMPTS):
             try:
                 retry(self.clock, lambda: self.store.create(key, data, retain_until=retain_until))
@@ -246,6 +249,15 @@ class Repository:
             f"{self.name}: {key} was acknowledged {ATTEMPTS} times and is not there",
             hint="this store loses what it acknowledges: do not use it as a vault",
         )
+
+    def _as_config(self) -> datetime | None:
+        """What opens the repository and explains its chain is locked as long as its config: each locked run extends
+        them together, and a statement that came after it must not be the one that can be taken away."""
+        try:
+            end = retry(self.clock, lambda: self.store.stat(CONFIG)).retain_until
+        except NotThere:
+            return None
+        return end if end is not None and end > retry(self.clock, self.store.now) else None
 
     def _kept(self, key: str, size_bytes: int, retain_until: datetime | None) -> bool:
         try:

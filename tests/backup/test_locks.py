@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import rotation
+from backup import membership, rotation
 from backup.anew import seal_anew
+from backup.forget import forget
 from backup.immutability import RETAIN_MAX
 from backup.job import run_files
+from backup.keys import Kdf
 from backup.locks import Forecast, curve, forecast, locked_at, weakest
 from backup.repository import Repository
 from infra.objectstore.contract import Stat
@@ -130,15 +132,29 @@ def test_a_pack_that_lost_its_lock_is_named_for_each_snapshot_that_needs_it(
     assert found.covered.objects == 1 and found.covered_since == clock.now()
 
 
+def test_a_statement_that_comes_after_a_locked_run_is_locked_as_its_config_is(
+    repo: Repository, back_up: BackUp
+) -> None:
+    """A policy forgets after each run: what explains the chain must not be what anybody can take away."""
+    back_up(30 * DAY)
+    store = back_up(30 * DAY)
+    forget(repo, [1], why="x")
+    membership.add_passphrase(
+        repo, "another", name="wang", kdf=Kdf(memory_kib=64, iterations=1, lanes=1)
+    )
+    rotation.begin(repo, why="x")
+    ends = {s.key: s.retain_until for s in store.list("")}
+    later = [k for k in ends if k.startswith(("forgets/", "epochs/", "keys/"))]
+    assert len(later) == 1 + 1 + 2 + 2
+    assert all(ends[k] == ends["config"] is not None for k in later)
+
+
 def test_what_a_rotation_sealed_anew_is_looked_at_when_the_original_is_gone(
     repo: Repository, back_up: BackUp, clock: SimClock
 ) -> None:
     store = back_up(30 * DAY)
     opened = rotation.begin(repo, why="test").repository
     assert seal_anew(opened, Silent()).done
-    for prefix in ("keys/", "epochs/"):  # as the next run does
-        for one in store.list(prefix):
-            store.retain(one.key, until=clock.now() + 90 * DAY)
     store.remove("snapshots/0000000001")  # hidden
     (held,) = look(opened).snapshots
     assert held.asked is not None and held.until is not None and held.until >= held.asked
