@@ -26,7 +26,7 @@ from backup.snapshot import Content, Snapshot
 from backup.target import Recovered
 from backup.writer import Writer
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Damage, Refused, Usage, ZaibeiError
+from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.wait import wait_until
 
@@ -111,13 +111,18 @@ def mark(
             connection.execute("SELECT pg_switch_wal()")
     except psycopg.errors.InsufficientPrivilege as no:
         raise Refused(
-            f"no right to name a point: {str(no).partition(chr(10))[0]}",
+            f"no right to name a point: {_first_line(no)}",
             hint="GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO the role",
         ) from no
-    except (psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.OperationalError) as no:
+    except psycopg.errors.ObjectNotInPrerequisiteState as no:
         raise Refused(
-            f"a point is named on the writer: {str(no).partition(chr(10))[0]}",
+            f"a point is named on the writer: {_first_line(no)}",
             hint="add target_session_attrs=read-write to the conninfo",
+        ) from no
+    except psycopg.OperationalError as no:
+        raise Unreachable(
+            f"no point could be named: {_first_line(no)}",
+            hint="lead the conninfo to the writer, and to a database that is there: dbname=postgres",
         ) from no
     assert row is not None, "a function has a value"
     lsn, timeline, system = row
@@ -389,3 +394,7 @@ def _one(connection: psycopg.Connection, query: bytes) -> Any:
     row = connection.execute(query).fetchone()
     assert row is not None, "a function has a value"
     return row[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -27,7 +27,7 @@ from infra.data.load import load
 from infra.data.loopback import postgres
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Damage, Usage
+from zaibei.kernel.errors import Damage, Unreachable, Usage
 from zaibei.kernel.progress import Silent
 
 CLOCK = SystemClock()
@@ -146,6 +146,9 @@ def test_a_point_brings_back_rows_and_objects_that_belong_together_or_names_thos
         thread.start()
         undo.callback(thread.join, 60)
         undo.callback(stop.set)
+        with pytest.raises(Unreachable, match="nowhere") as told:
+            consistency.mark(f"{dsn} dbname=nowhere", None, name="too-early", clock=CLOCK)
+        assert "dbname=postgres" in told.value.hints[0]
         early = consistency.mark(dsn, None, name="too-early", clock=CLOCK)
         done = run_point(early, [], vaults, CLOCK, None, Silent())
         assert not done.complete and "no base backup" in done.problems[0]

@@ -138,6 +138,9 @@ def revoke(
     raise typer.Exit(0 if act else 2)
 
 
+_ROTATION_CUT = "if `key list` names the new epoch: the same command with --resume goes on, without it another root is made"
+
+
 @key.command()
 def rotate(
     why: Annotated[str, typer.Option(help="Readable by whoever reads the vault.")] = "by hand",
@@ -159,7 +162,7 @@ def rotate(
     """A new root, and everything sealed once more under it. May be ended at any time: --resume goes on.
 
     Restart what was running before (the WAL archiver): it goes on under the old root."""
-    with told(), progress() as bar:
+    with told(_ROTATION_CUT), progress() as bar:
         from backup import anew, rotation, vaults  # noqa: PLC0415
         from backup.repository import access  # noqa: PLC0415
 

@@ -39,6 +39,9 @@ def hinted(text: str) -> None:
     talk.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
+_CUT = "what was done stays done: the same command again does the rest"
+
+
 @app.command()
 def forget(
     snapshots: Annotated[
@@ -156,7 +159,7 @@ def gc(
     """Sweep what was marked a day ago and is still not needed, then mark what is not needed now.
 
     Runs beside backups; run it daily. Removes as the deleter: ZAIBEI_S3_DELETER_KEY and _SECRET_FILE."""
-    with told(), progress() as bar:
+    with told(_CUT), progress() as bar:
         from backup import gc as collecting  # noqa: PLC0415
         from backup.marks import Terms  # noqa: PLC0415
         from backup.sweep import clear, sweep  # noqa: PLC0415
@@ -203,7 +206,7 @@ def copy_(
     json: Json = False,
 ) -> None:
     """Copy snapshots into another repository, of other keys and perhaps another suite; only what is new."""
-    with told(), progress() as bar:
+    with told(_CUT), progress() as bar:
         from backup.replicate import copies_of, replicate  # noqa: PLC0415
 
         source = one_of(opened(repo, password_file))
@@ -254,7 +257,7 @@ def heal(
     json: Json = False,
 ) -> None:
     """Take what this repository has lost from another one that has the same snapshots."""
-    with told(), progress() as bar:
+    with told(_CUT), progress() as bar:
         from backup.heal import heal as healing  # noqa: PLC0415
 
         one = one_of(opened(repo, password_file))
@@ -308,7 +311,7 @@ def repair(
     json: Json = False,
 ) -> None:
     """Without a second repository: find again what is whole, name what is lost. Exit 0 only without loss."""
-    with told(), progress() as bar:
+    with told(_CUT), progress() as bar:
         from backup.repair import repair as repairing  # noqa: PLC0415
 
         one = one_of(opened(repo, password_file))

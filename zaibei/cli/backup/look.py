@@ -175,7 +175,8 @@ def verify(
     json: Json = False,
 ) -> None:
     """Is everything there, and is it what was written? A sample reads the packs that were read longest ago."""
-    with told(), progress() as bar:
+    again = "--budget-time 30min reads a part at a time, first what was read longest ago"
+    with told(again), progress() as bar:
         import secrets  # noqa: PLC0415
 
         from backup import status, witness  # noqa: PLC0415
