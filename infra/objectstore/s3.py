@@ -85,12 +85,17 @@ def open_store(
     patience: Patience | None = None,
     site: str | None = None,
 ) -> "S3Store":
-    """`bucket` at that endpoint as `role` (admin, business, writer, deleter, auditor)."""
+    """`bucket` at that endpoint as `role` (admin, business, writer, deleter, auditor).
+
+    Outside the stack the prefix is part of the name: what this machine remembers of a store, and what a person
+    confirms, goes by it. A site has one prefix, and is known by its site and bucket.
+    """
+    below = f"/{prefix.removesuffix('/')}" if prefix and site is None else ""
     return S3Store(
         client=connect(access, ca_file=ca_file, role=role, patience=patience),
         bucket=bucket,
         prefix=prefix,
-        name=f"{site or urlsplit(access.endpoint).netloc}/{bucket}",
+        name=f"{site or urlsplit(access.endpoint).netloc}/{bucket}{below}",
     )
 
 
