@@ -59,8 +59,12 @@ class Target:
     def settings(self) -> dict[str, str]:
         if self.how == "latest":
             return {}
+        value = self.value
+        if self.how == "time" and (at := _aware(value)) is not None:
+            # PostgreSQL 15 and before refuse the Z of ISO 8601, and no version knows all its other forms.
+            value = at.isoformat(sep=" ")
         return {
-            f"recovery_target_{self.how}": self.value,
+            f"recovery_target_{self.how}": value,
             "recovery_target_action": self.action.value,
         }
 

@@ -62,6 +62,21 @@ def test_a_target_says_which_timeline_and_what_to_do_there() -> None:
         Target.parse("latest", timeline=0)
 
 
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("2026-11-30T05:43:58Z", "2026-11-30 05:43:58+00:00"),
+        ("2026-11-30T05:43:58.000123Z", "2026-11-30 05:43:58.000123+00:00"),
+        ("2026-11-30 13:43:58+08:00", "2026-11-30 13:43:58+08:00"),
+        ("20261130T134358+0800", "2026-11-30 13:43:58+08:00"),
+        ("2026-W49-1T05:43:58,5Z", "2026-11-30 05:43:58.500000+00:00"),
+    ],
+)
+def test_a_time_reaches_postgresql_with_an_offset_in_digits(said: str, written: str) -> None:
+    """PostgreSQL 15 does not start with the Z that our own hint shows."""
+    assert Target.parse(f"time={said}").settings()["recovery_target_time"] == written
+
+
 def test_why_recovery_stopped_is_the_servers_own_word() -> None:
     log = '2026 LOG:  recovery stopping at restore point "p", time 2026-11-22 07:00:00+00\n… LOG:  redo done'
     assert stopped(log) == 'recovery stopping at restore point "p", time 2026-11-22 07:00:00+00'
