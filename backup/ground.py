@@ -33,6 +33,8 @@ _WRITE = 2  # sync_file_range: begin, and do not wait
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 # What a filesystem says to a name or a size that it cannot hold.
 UNFIT: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EFBIG, errno.EOVERFLOW)
+# And to a link or a special file: of a kind that it does not have, one more than it counts, a target that is empty.
+_UNMADE = (*UNFIT, *_CANNOT, errno.EMLINK, errno.EPERM, errno.ENOENT)
 SPECIAL: Final = {
     Type.FIFO: stat.S_IFIFO,
     Type.SOCKET: stat.S_IFSOCK,
@@ -44,6 +46,10 @@ SPECIAL: Final = {
 def told(path: bytes) -> str:
     """A name for people, on one line whatever is in it."""
     return f"{os.fsdecode(path)!a}"
+
+
+class Unfit(Exception):
+    """This filesystem does not take the entry: its loss alone, and not the restore's end."""
 
 
 class Ground:
@@ -184,13 +190,11 @@ class Ground:
             self.unset.append(f"{told(path)}: {why}")
 
     def link(self, node: Node) -> bool:
-        """One more name of a file that is there. False: its first name is not."""
+        """One more name of a file that is there. False: its first name is not. Raises Unfit."""
         first, real = self.real(node.hard), self.real(node.path)
-        self.directory(os.path.dirname(node.hard))  # no link on the way, were it forged
-        try:
-            was = os.lstat(first)
-        except FileNotFoundError:
+        if (was := self._there(first)) is None:
             return False
+        self.directory(os.path.dirname(node.hard))  # no link on the way, were it forged
         if not stat.S_ISREG(was.st_mode):
             raise Damage(f"a listing links {told(node.path)} to what is no file")
         if self.resumed and self._there(real) is not None:
@@ -199,10 +203,14 @@ class Ground:
             os.link(first, real, follow_symlinks=False)
         except FileExistsError as there:
             raise twice(node.path) from there
+        except OSError as unfit:
+            if unfit.errno not in _UNMADE:
+                raise
+            raise Unfit(unfit.strerror) from unfit
         return True
 
     def make(self, node: Node) -> bool:
-        """A symbolic link, pipe, socket or device. False: this account may not."""
+        """A symbolic link, pipe, socket or device. False: this account may not. Raises Unfit."""
         real = self.real(node.path)
         if (
             self.resumed
@@ -220,13 +228,19 @@ class Ground:
         except PermissionError as refused:
             self.not_set(node.path, f"{node.type} not made: {refused.strerror}")
             return False
+        except OSError as unfit:
+            if unfit.errno not in _UNMADE:
+                raise
+            raise Unfit(unfit.strerror) from unfit
         self.dress(real, node)
         return True
 
     def _there(self, real: bytes) -> os.stat_result | None:
         try:
             return os.lstat(real)
-        except FileNotFoundError:
+        except OSError as none:
+            if none.errno not in (errno.ENOENT, *UNFIT):
+                raise
             return None
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from backup.ground import STAGE, UNFIT, Ground, told, twice
+from backup.ground import STAGE, UNFIT, Ground, Unfit, told, twice
 from backup.later import Later
 from backup.laying import OPENERS, Layer, whole
 from backup.reader import Reader
@@ -252,8 +252,11 @@ class _Run:
         count = dict.fromkeys(Type, 0)
         for node in self.later:
             if node.hard:
-                if self.ground.link(node):
+                made = self._made(self.ground.link, node)
+                if made:
                     count[Type.FILE] += 1
+                elif made is None:
+                    continue
                 elif node.hard in self.lost:
                     self._lose(node, f"its first name {told(node.hard)} is lost")
                 else:
@@ -262,7 +265,7 @@ class _Run:
             for node in self.later:
                 if node.type in (Type.FILE, Type.DIRECTORY) or node.hard:
                     continue
-                if (node.type is Type.LINK) == symbolic and self.ground.make(node):
+                if (node.type is Type.LINK) == symbolic and self._made(self.ground.make, node):
                     count[node.type] += 1
         for node in reversed(self.later):
             real = self.ground.real(node.path)
@@ -281,6 +284,14 @@ class _Run:
             taken=tuple(self.taken),
             lost=tuple(f"{told(path)}: {why}" for path, (_, why) in self.lost.items()),
         )
+
+    def _made(self, make: Callable[[Node], bool], node: Node) -> bool | None:
+        """None: this filesystem does not take it, and it is lost alone."""
+        try:
+            return make(node)
+        except Unfit as unfit:
+            self._lose(node, f"this filesystem cannot hold it: {unfit}")
+            return None
 
     def _lose(self, node: Node, why: str) -> None:
         with self._lock:

@@ -465,6 +465,40 @@ def test_a_name_that_this_filesystem_cannot_hold_is_lost_alone(
     assert len(done.lost) == 2 and "File name too long" in done.lost[0]
 
 
+def test_a_link_that_this_filesystem_cannot_hold_is_lost_alone(
+    repo: Repository, tmp_path: Path, clock: SimClock
+) -> None:
+    """xfs takes targets of 1023 bytes, ext4 of 4095: a link of one is a link too long on the other."""
+    long = "n" * 300
+    forged = [
+        (file(b"a"), b"a"),
+        (file(b"a_longlink", type=Type.LINK, target=b"t" * 5000), b""),
+        (file(b"a_nolink", type=Type.LINK), b""),
+        (file(b"link", type=Type.LINK, target=b"a"), b""),
+        (file(b"pipe", type=Type.FIFO), b""),
+        (file(long.encode(), hard=b"a"), b""),
+        (file(long.encode() + b"p", type=Type.FIFO), b""),
+        (file(long.encode() + b"q/x"), b"q"),
+        (file(b"q", hard=long.encode() + b"q/x"), b""),
+    ]
+    forge(repo, forged, clock)
+
+    for again in (False, True):
+        done = bring_back([repo], tmp_path / "t", resume=again)
+
+        assert done.lost == (
+            f"'{long}q/x': this filesystem cannot hold it: File name too long",
+            f"'{long}': this filesystem cannot hold it: File name too long",
+            f"'q': its first name '{long}q/x' is lost",
+            f"'{long}p': this filesystem cannot hold it: File name too long",
+            "'a_longlink': this filesystem cannot hold it: File name too long",
+            "'a_nolink': this filesystem cannot hold it: No such file or directory",
+        )
+        assert (done.files, done.links, done.special, done.sound) == (1, 1, 1, False)
+        assert contents(tmp_path / "t") == {"a": b"a"}
+        assert (tmp_path / "t" / "link").readlink() == Path("a")
+
+
 def test_an_attribute_that_nobody_takes_is_said(
     repo: Repository, tmp_path: Path, clock: SimClock
 ) -> None:
