@@ -85,10 +85,14 @@ def until(now: datetime, retain: timedelta) -> datetime:
 def lock(
     store: ObjectStore, retain: timedelta, *, clock: Clock, longest: timedelta = RETAIN_MAX
 ) -> Lock:
-    """The lock of a run that begins now. Asks the store for its time.
+    """The lock of a run that begins now. Asks the store for its time. Raises what `may_be` raises."""
+    may_be(retain, longest=longest)
+    theirs = retry(clock, store.now)
+    return Lock(asked=retain, until=until(theirs, retain), skew=theirs - clock.now())
 
-    Raises Usage when `retain` is beyond `longest`: nobody, the administrator included, shortens it later.
-    """
+
+def may_be(retain: timedelta, *, longest: timedelta = RETAIN_MAX) -> None:
+    """Raises Usage when `retain` is beyond `longest`: nobody, the administrator included, shortens it later."""
     if retain <= timedelta(0):
         raise Usage(f"--retain {say_duration(retain)} locks nothing", hint="for example 30d")
     if retain > longest:
@@ -99,8 +103,6 @@ def lock(
                 "if it is meant: --retain-max",
             ),
         )
-    theirs = retry(clock, store.now)
-    return Lock(asked=retain, until=until(theirs, retain), skew=theirs - clock.now())
 
 
 def too_short(found: Iterable[Stat], end: datetime) -> list[Stat]:

@@ -762,6 +762,18 @@ def test_a_job_whose_password_file_is_not_there_is_refused_and_absent_files_are_
     assert json.loads(added.stdout)["notes"] == [f"{absent} is not there now"]
 
 
+@pytest.mark.parametrize(
+    ("said", "why"), [("900d", "longer than 400d"), ("0s", "locks nothing"), ("1d", "cannot lock")]
+)
+def test_a_lock_that_no_run_could_have_is_refused_when_the_job_is_added(
+    opened: tuple[str, ...], some_files: Path, said: str, why: str
+) -> None:
+    job = ("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
+    refused = zaibei(*job, "--retain", said)
+    assert refused.returncode == 2 and why in refused.stderr
+    assert state.jobs() == ()
+
+
 def test_a_zone_is_of_a_cron_line(opened: tuple[str, ...], some_files: Path) -> None:
     job = ("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
     refused = zaibei(*job, "--zone", "Asia/Shanghai")

@@ -64,6 +64,7 @@ def add(
 ) -> None:
     """Add a job. Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told():
+        from backup.immutability import may_be  # noqa: PLC0415
         from backup.schedule import model, state  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
@@ -71,6 +72,13 @@ def add(
         Rules.of(exclude or ())  # a rule that is none is told now, not at two in the night
         if zone and not cron:
             raise Usage(f"--zone {zone} without --cron", hint="an interval counts in UTC")
+        if retain:
+            may_be(duration(retain))
+            if here := [r for r in repo or () if r.startswith("file:")]:
+                raise Usage(
+                    f"--retain with {here[0]}: a directory cannot lock objects",
+                    hint="leave --retain away, or use an S3 vault",
+                )
         paths = source_of(files, postgres, bucket)
         if repo and password_file is None:
             raise Usage("no --password-file", hint="its first line is the passphrase")
