@@ -6,6 +6,7 @@ not known here was written by a later zaibei and is refused, because leaving it 
 """
 
 import binascii
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -21,6 +22,10 @@ LINE_BLOBS_MAX: Final = 4096
 TREE_BYTES: Final = 512 << 10  # a tree blob is closed when it holds this much
 NAME_BYTES_MAX: Final = 64 << 10
 XATTR_BYTES_MAX: Final = 1 << 20  # of one entry, names and values
+ID_MAX: Final = 2**32 - 2  # of an owner; the next one means "leave it as it is"
+MODE_MAX: Final = 0o7777
+SIZE_MAX: Final = 2**63 - 1
+RDEV_MAX: Final = (2**12 - 1, 2**20 - 1)  # what Linux gives a major and a minor
 HOLES_MAX: Final = 8192  # of one file; a file of more is read as if it had none
 Extent = tuple[int, int]  # offset, length
 
@@ -183,14 +188,24 @@ def _node(fields: dict[str, Any]) -> Node:
     # A bool is an int, and no number. In one line: this is asked of every entry of every listing.
     if not (type(mode) is type(mtime_ns) is type(uid) is type(gid) is int):
         raise ValueError("a number is not one")
+    path = _bytes("path", fields)
+    # What no system call takes: a restore would end with an error of the language, and its entry unnamed.
+    if not (0 <= uid <= ID_MAX and 0 <= gid <= ID_MAX and 0 <= mode <= MODE_MAX):
+        raise ValueError(f"{os.fsdecode(path)!a}: owner {uid}:{gid}, mode {mode}: out of range")
     data = type_ is Type.FILE or type_ is Type.OBJECT
     plain = type_ is Type.DIRECTORY or type_ is Type.FILE
     extra = {} if plain and len(fields) == (8 if data else 6) else _extra(fields, type_)
+    if extra and (why := _impossible(extra)) is not None:
+        raise ValueError(f"{os.fsdecode(path)!a}: {why}")
+    if b"\0" in path and type_ not in OBJECTS:
+        raise ValueError(f"{os.fsdecode(path)!a}: a NUL in a name")
     if data:
-        extra["size_bytes"] = _number(fields["size"])
+        if not 0 <= (size := _number(fields["size"])) <= SIZE_MAX:
+            raise ValueError(f"{os.fsdecode(path)!a}: size {size}: out of range")
+        extra["size_bytes"] = size
         extra["blobs"] = tuple(_unpacked(fields["blobs"]))
     return Node(
-        path=_bytes("path", fields),
+        path=path,
         type=type_,
         mode=mode,
         mtime_ns=mtime_ns,
@@ -222,6 +237,18 @@ def _extra(fields: dict[str, Any], type_: Type) -> dict[str, Any]:
     if type_ in OBJECTS:
         found["object"] = _object(fields["object"])
     return found
+
+
+def _impossible(extra: dict[str, Any]) -> str | None:
+    """What no system call takes, of the fields that most entries lack."""
+    if b"\0" in extra.get("target", b"") or b"\0" in extra.get("hard", b""):
+        return "a NUL in what it links to"
+    if any(b"\0" in name for name, _ in extra.get("xattrs", ())):
+        return "a NUL in an attribute's name"
+    major, minor = extra.get("rdev", (0, 0))
+    if not (0 <= major <= RDEV_MAX[0] and 0 <= minor <= RDEV_MAX[1]):
+        return f"device {major}:{minor}: out of range"
+    return None
 
 
 def _holes(pairs: Any, size: int) -> tuple[Extent, ...]:

@@ -3,6 +3,7 @@
 # Names are bytes here.
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from backup.restore import Restored, restore, restore_files, survey
 from backup.snapshot import Content
 from backup.source import Source
 from backup.tree import Node, Type
+from backup.verify import Level, verify
 from backup.walk import Rules, chosen
 from backup.writer import Writer
 from infra.objectstore.directory import DirectoryStore
@@ -37,8 +39,6 @@ STAGED = os.fsdecode(STAGE)
 
 def many(base: Path, count: int = 40, size: int = 50_000) -> Path:
     """Files that share nothing, so that each needs bytes of its own."""
-    import random  # noqa: PLC0415
-
     rng = random.Random(5)
     (base / "sub").mkdir(parents=True)
     for n in range(count):
@@ -497,6 +497,27 @@ def test_a_link_that_this_filesystem_cannot_hold_is_lost_alone(
         assert (done.files, done.links, done.special, done.sound) == (1, 1, 1, False)
         assert contents(tmp_path / "t") == {"a": b"a"}
         assert (tmp_path / "t" / "link").readlink() == Path("a")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        file(b"bad", uid=-5),
+        file(b"bad", type=Type.LINK, target=b"x\0y"),
+        file(b"bad", xattrs=((b"user.x\0y", b""),)),
+        file(b"bad", type=Type.CHAR, rdev=(2**31, 0)),
+    ],
+)
+def test_a_number_or_name_that_no_system_takes_is_damage_and_named(
+    repo: Repository, tmp_path: Path, clock: SimClock, forged: Node
+) -> None:
+    forge(repo, [(file(b"a"), b"a"), (forged, b"")], clock)
+
+    with pytest.raises(Damage, match="'bad'"):
+        bring_back([repo], tmp_path / "t")
+
+    found = verify(repo, Level.FULL, rng=random.Random(1), progress=Silent()).findings
+    assert any("'bad'" in str(f) for f in found), found
 
 
 def test_an_attribute_that_nobody_takes_is_said(

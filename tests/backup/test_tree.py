@@ -16,11 +16,16 @@ from zaibei.kernel.errors import Damage, Missing
 numbers = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 sizes = st.integers(min_value=0, max_value=2**53)
 raw = st.binary(max_size=40)
-names = st.one_of(st.binary(min_size=1, max_size=300), st.text(min_size=1).map(str.encode))
+names = st.one_of(st.binary(min_size=1, max_size=300), st.text(min_size=1).map(str.encode)).map(
+    lambda name: name.replace(b"\0", b"0")
+)
+owners = st.integers(min_value=0, max_value=tree.ID_MAX)
+modes = st.integers(min_value=0, max_value=tree.MODE_MAX)
+majors, minors = (st.integers(min_value=0, max_value=most) for most in tree.RDEV_MAX)
 texts = st.text(max_size=20)
 ids = st.lists(st.binary(min_size=ID_BYTES, max_size=ID_BYTES), max_size=4).map(tuple)
 xattrs = st.dictionaries(names, raw, max_size=3).map(lambda d: tuple(sorted(d.items())))
-common = {"path": names, "mode": numbers, "mtime_ns": numbers, "uid": numbers, "gid": numbers}
+common = {"path": names, "mode": modes, "mtime_ns": numbers, "uid": owners, "gid": owners}
 stats = st.one_of(
     st.just({}),
     st.fixed_dictionaries(
@@ -59,7 +64,7 @@ nodes = st.one_of(
     node(Type.DIRECTORY),
     node(Type.LINK, target=names),
     *(node(t) for t in (Type.FIFO, Type.SOCKET)),
-    *(node(t, rdev=st.tuples(sizes, sizes)) for t in (Type.CHAR, Type.BLOCK)),
+    *(node(t, rdev=st.tuples(majors, minors)) for t in (Type.CHAR, Type.BLOCK)),
     node(Type.OBJECT, object=objects, blobs=ids, size_bytes=sizes),
     node(Type.MARKER, object=objects),
 )
@@ -130,3 +135,38 @@ def test_holes_and_segments_together_are_the_whole_file(fields: dict[str, object
     assert sum(n for _, n in covered) == one.size_bytes
     assert sum(n for _, n in segments(one)) == one.data_bytes
     assert all(a + n == b for (a, n), (b, _) in itertools.pairwise(covered))
+
+
+IMPOSSIBLE = [
+    (Type.FILE, {"uid": -5}),
+    (Type.FILE, {"gid": 2**32 - 1}),
+    (Type.DIRECTORY, {"mode": 2**40}),
+    (Type.FILE, {"mode": -1}),
+    (Type.FILE, {"size_bytes": -1}),
+    (Type.FILE, {"size_bytes": 2**63}),
+    (Type.FILE, {"size_bytes": 2**63, "holes": ((0, 2**63),)}),
+    (Type.FILE, {"path": b"bad\0name"}),
+    (Type.FILE, {"hard": b"x\0y"}),
+    (Type.LINK, {"target": b"x\0y"}),
+    (Type.FIFO, {"xattrs": ((b"user.x\0y", b""),)}),
+    (Type.CHAR, {"rdev": (2**12, 0)}),
+    (Type.BLOCK, {"rdev": (0, 2**64 - 1)}),
+    (Type.BLOCK, {"rdev": (-1, 0)}),
+]
+
+
+@pytest.mark.parametrize(("type_", "fields"), IMPOSSIBLE)
+def test_what_no_system_call_takes_is_damage_and_names_its_entry(
+    type_: Type, fields: dict[str, object]
+) -> None:
+    """A compromised host can sign such a listing: a restore and a verify would end with a traceback."""
+    made = Node(**({"path": b"bad", "type": type_, "mode": 0o600, "mtime_ns": 0} | fields))  # type: ignore[arg-type]
+
+    with pytest.raises(Damage, match="'bad"):
+        list(tree.decode(tree.encode(made)))
+
+
+def test_a_key_of_a_bucket_may_be_anything() -> None:
+    made = Node(path=b"a\0b", type=Type.MARKER, mode=0, mtime_ns=0, object=Object(version=None, etag="", latest=True))  # fmt: skip
+
+    assert list(tree.decode(tree.encode(made))) == [made]
