@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from backup.errors import NotARepository, Taken
 from backup.keys import Kdf
 from backup.pace import Pace, Paced
+from backup.place import KEY, SECRET_FILE, without_login
 from backup.repository import Repository, create_repository, open_repository, read_config
 from infra import sites
 from infra.objectstore.contract import ObjectStore
@@ -25,7 +26,7 @@ VAULT_SITES: Final = ("site-b", "site-c")
 PREFIX: Final = "backup/"
 WRITER: Final = "writer"
 ROLE: Final = "zaibei_backup"  # of PostgreSQL: may replicate and read
-_KEY, _SECRET, _CA = "ZAIBEI_S3_KEY", "ZAIBEI_S3_SECRET_FILE", "ZAIBEI_S3_CA_FILE"
+_KEY, _SECRET, _CA = KEY, SECRET_FILE, "ZAIBEI_S3_CA_FILE"
 # Of a bucket that is backed up or restored into; where these are not set, those above are taken.
 _BUCKET_KEY, _BUCKET_SECRET = "ZAIBEI_BUCKET_KEY", "ZAIBEI_BUCKET_SECRET_FILE"
 _BUCKET_CA = "ZAIBEI_BUCKET_CA_FILE"
@@ -37,6 +38,7 @@ DELETER: Final = "deleter"
 
 def open_url(url: str) -> ObjectStore:
     """`file:///DIR` or `s3+https://HOST[:PORT]/BUCKET[/PREFIX]`; S3 keys from the environment."""
+    without_login(url)
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1:
         from infra.objectstore.directory import DirectoryStore  # noqa: PLC0415
@@ -54,6 +56,7 @@ def paced(store: ObjectStore) -> ObjectStore:
 
 def open_deleter(url: str) -> ObjectStore:
     """The same place as who may remove. A directory knows no identities."""
+    without_login(url)
     if urlsplit(url).scheme == "file":
         return open_url(url)
     return paced(_s3(url, key=_DELETER_KEY, secret=_DELETER_SECRET))
@@ -156,6 +159,7 @@ def ensure(
 def open_bucket(where: str) -> tuple[ObjectStore, str]:
     """A business bucket, and what names it in snapshots. `s3+https://HOST/BUCKET[/PREFIX]`, or `SITE/BUCKET` of
     the provisioned stack as its business identity."""
+    without_login(where)
     if urlsplit(where).scheme in ("s3+https", "s3+http"):
         own = _BUCKET_KEY if os.environ.get(_BUCKET_KEY) else _KEY
         secret = _BUCKET_SECRET if own == _BUCKET_KEY else _SECRET
@@ -210,6 +214,7 @@ def _access(
     url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA
 ) -> tuple[sites.StoreAccess, Path | None, str, str]:
     """Endpoint and keys, CA, bucket, prefix. The arguments: which variables of the environment say it."""
+    without_login(url)
     parts = urlsplit(url)
     key_id, secret_file = os.environ.get(key), os.environ.get(secret)
     if not key_id or not secret_file:

@@ -1,12 +1,23 @@
 """What a store is called, and what its URL must not say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from backup.vaults import open_deleter, open_url
+from backup.keys import Kdf
+from backup.place import place_of
+from backup.repository import create_repository
+from backup.vaults import open_bucket, open_deleter, open_url
+from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.s3 import open_store
 from infra.sites import Secret, StoreAccess
+from zaibei.cli.backup import app
+from zaibei.kernel.clock import SystemClock
+from zaibei.kernel.errors import Usage
+
+FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +56,56 @@ def test_a_vault_of_the_stack_is_known_by_its_site_and_bucket(tmp_path: Path) ->
         access, ca_file=None, bucket="zaibei-vault", role="writer", prefix="backup/", site="site-b"
     )
     assert store.name == "site-b/zaibei-vault"
+
+
+WITH_A_LOGIN = (
+    "s3+https://u:hunter2@h/b/p",
+    "s3+http://u:hunter2@h:8333/b",
+    "s3+https://hunter2@h/b",
+    "s3+https://u:hunt/hunter2@h/b",
+    "s3+https://u:hunt#hunter2@h/b",
+    "s3+https://u:hunter2@[h/b",
+    "s3://u:hunter2@h/b",
+    "https://u:hunter2@h/b",
+    "file://u:hunter2@h/b",
+    "u:hunter2@h/b",
+)
+
+
+@pytest.mark.parametrize("url", WITH_A_LOGIN)
+@pytest.mark.parametrize("use", [open_url, open_deleter, open_bucket, place_of])
+def test_no_user_and_no_password_in_a_url(use: Callable[[str], object], url: str) -> None:
+    with pytest.raises(Usage, match="takes no user and no password") as refused:
+        use(url)
+    assert "hunter2" not in str(refused.value)
+    assert "hint: export ZAIBEI_S3_KEY" in str(refused.value)
+    assert "ZAIBEI_S3_SECRET_FILE" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list", "--repo"),
+        ("init", "--probe", "--repo"),
+        ("schedule", "add", "nightly", "--every", "1h", "--files", "/etc", "--repo"),
+        ("run", "--repo", "VAULT", "--bucket"),
+    ],
+)
+@pytest.mark.parametrize("url", WITH_A_LOGIN[:2])
+def test_a_password_in_a_url_is_refused_and_stored_nowhere(
+    words: tuple[str, ...], url: str, tmp_path: Path, state: Path
+) -> None:
+    (tmp_path / "pw").write_text("correct horse\n")
+    store = DirectoryStore(tmp_path / "vault")
+    create_repository(store, "correct horse", clock=SystemClock(), kdf=FAST)
+    given = [f"file://{tmp_path}/vault" if w == "VAULT" else w for w in words]
+    done = CliRunner().invoke(app, [*given, url, "--password-file", str(tmp_path / "pw"), "--json"])
+    assert done.exit_code == 2, done.output
+    assert "takes no user and no password" in done.output
+    assert "hunter2" not in done.output
+    assert not [f for f in state.rglob("*") if f.is_file() and b"hunter2" in f.read_bytes()]
+
+
+@pytest.mark.parametrize("url", ["file:///srv/a@b", "file:/srv/a@b", "s3+https://h/b/p@q"])
+def test_an_at_sign_elsewhere_is_a_name(url: str) -> None:
+    place_of(url)
