@@ -11,7 +11,6 @@ a PostgreSQL snapshot comes its log: restore_command = 'cp TARGET/wal/%f %p'. Da
 """
 
 # ruff: noqa: PTH101, PTH103, PTH105, PTH118, PTH120, PTH123, PTH211
-
 import hashlib
 import hmac
 import json
@@ -225,8 +224,7 @@ class Repository:
                 if node is not None:
                     yield node
                 node = fields | {"blobs": ids_in(b64decode(fields.get("blobs", "")))}
-        if node is not None:
-            yield node
+        yield from filter(None, [node])
 
 
 def canonical(body: Body) -> bytes:
@@ -307,18 +305,21 @@ def restore(repo: Repository, snapshot: Body, target: Path, say: Say) -> None:
             with open(real, "xb") as out:
                 write(repo, node, out)
             dress(real, node)
-        except Broken as bad:
+        except (Broken, ValueError, OverflowError) as bad:  # or what no system call takes
             os.replace(real, real + b".damaged")
             say(f"{os.fsdecode(path)!a}: {bad}; what there was is in ….damaged")
     for real, node in reversed(late):
-        if node["type"] == "fifo":
-            os.mkfifo(real)
-        if node["type"] == "link":
-            os.symlink(text_of(node, "target"), real)
-        elif node["type"] in ("dir", "fifo"):
-            dress(real, node)
-        else:
-            print(f"not made: {os.fsdecode(real)!a}: a {node['type']}", file=sys.stderr)
+        try:
+            if node["type"] == "fifo":
+                os.mkfifo(real)
+            if node["type"] == "link":
+                os.symlink(text_of(node, "target"), real)
+            elif node["type"] in ("dir", "fifo"):
+                dress(real, node)
+            else:
+                print(f"not made: {os.fsdecode(real)!a}: a {node['type']}", file=sys.stderr)
+        except (OSError, ValueError, OverflowError) as bad:
+            say(f"{os.fsdecode(real)!a}: {type(bad).__name__}: {str(bad)[:200]!a}")
 
 
 def write(repo: Repository, node: Body, out: Any) -> None:
@@ -388,8 +389,7 @@ def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
         repo.load_trailers(trouble.append)
         restore(repo, one, files, trouble.append)
         trouble += [f"not in the backup: {line}" for line in one["problems"]]
-    for line in trouble:
-        print(f"DAMAGE: {line}", file=sys.stderr)
+    sys.stderr.writelines(f"DAMAGE: {line}\n" for line in trouble)
     return 1 if trouble else 0
 
 

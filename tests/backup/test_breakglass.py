@@ -9,17 +9,22 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backup import anew, escrow, membership, rotation
+from backup.fanout import Fanout
 from backup.job import run_files
 from backup.keys import Kdf
 from backup.recipients import Identity
 from backup.repository import Repository, create_repository, open_repository
 from backup.seal import Kind, open_whole
+from backup.snapshot import Content
+from backup.tree import Node, Type
 from backup.wal import Archive
+from backup.writer import Writer
 from infra.objectstore.directory import DirectoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.progress import Silent
@@ -198,6 +203,38 @@ def test_a_wrong_secret_and_a_full_target_are_errors_with_a_reason(
     said = reader(vault, tmp_path / "t", "3", secret="open sesame")
     assert (said.returncode, said.stderr) == (1, "error: no snapshot 3 can be read\n")
     assert reader(tmp_path / "nowhere", secret="x").returncode == 1
+
+
+def test_entries_that_no_system_takes_are_named_and_the_rest_comes_back(
+    tmp_path: Path, clock: SimClock
+) -> None:
+    def node(path: bytes, type_: Type, **fields: object) -> Node:
+        return replace(Node(path=path, type=type_, mode=0o644, mtime_ns=0), **fields)  # type: ignore[arg-type]
+
+    vault = tmp_path / "vault"
+    now = clock.now()
+    content = Content(
+        kind="files", label="", host="evil", started=now, finished=now, tree=(), entries=0,
+        size_bytes=0, complete=True,
+    )  # fmt: skip
+    with Fanout([Writer(living("intl", vault, clock))], Silent()) as out:
+        out.add(node(b"a", Type.LINK, target=b"z"), [])
+        out.add(node(b"long", Type.LINK, target=b"t" * 5000), [])
+        out.add(node(b"mode", Type.FILE, mode=2**40), [])
+        out.add(node(b"nul", Type.LINK, target=b"x\0y"), [])
+        out.add(node(b"owner", Type.DIRECTORY, mode=2**40), [])
+        out.add(node(b"attribute", Type.FILE, xattrs=((b"user.x\0y", b""),)), [])
+        out.add(node(b"z", Type.FILE), [b"whole"])
+        assert out.commit(content)[0].snapshot is not None
+
+    said = reader(vault, tmp_path / "t", secret="open sesame")
+
+    assert said.returncode == 1 and "Traceback" not in said.stderr
+    lines = said.stderr.splitlines()
+    assert len(lines) == 5 and all(line.startswith("DAMAGE: ") for line in lines), lines
+    for name in ("attribute", "long", "mode", "nul", "owner"):
+        assert any(f"{name}': " in line for line in lines), name
+    assert (tmp_path / "t" / "a").read_bytes() == b"whole"
 
 
 def test_pipes_keep_their_time_and_what_is_not_made_is_named_and_no_damage(
