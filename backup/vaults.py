@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ BUSINESS: Final = "business"
 # Who may remove, beside who may write; where it is not set there is nobody.
 _DELETER_KEY, _DELETER_SECRET = "ZAIBEI_S3_DELETER_KEY", "ZAIBEI_S3_DELETER_SECRET_FILE"
 DELETER: Final = "deleter"
+_BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what boto3 lets through
 
 
 def open_url(url: str) -> ObjectStore:
@@ -207,7 +209,14 @@ def _s3(url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA) -> O
     from infra.objectstore.s3 import open_store  # noqa: PLC0415
 
     access, ca_file, bucket, prefix = _access(url, key=key, secret=secret, ca=ca)
-    return open_store(access, ca_file=ca_file, bucket=bucket, role=WRITER, prefix=prefix)
+    return open_store(
+        access,
+        ca_file=ca_file,
+        bucket=bucket,
+        role=WRITER,
+        prefix=prefix,
+        keys_hint=f"may the key of {key} do this, and does the file of {secret} hold its secret?",
+    )
 
 
 def _access(
@@ -222,7 +231,19 @@ def _access(
             f"no keys for {parts.netloc}",
             hint=f"export {key} (the access key) and {secret} (a file with the secret key)",
         )
+    try:
+        Path(secret_file).read_text()
+    except (OSError, UnicodeDecodeError) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
+        raise Usage(
+            f"{secret_file}: no secret key can be read: {why}",
+            hint=f"{secret} names a file with the secret key",
+        ) from bad
     bucket, _, prefix = parts.path.lstrip("/").partition("/")
+    if not _BUCKET_NAME.fullmatch(bucket):
+        raise Usage(
+            f"not a bucket's name: {bucket!r}", hint="letters, digits, dots, hyphens, underscores"
+        )
     if prefix and not prefix.endswith("/"):
         prefix += "/"
     ca_file = os.environ.get(ca)

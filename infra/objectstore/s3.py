@@ -84,11 +84,13 @@ def open_store(
     prefix: str = "",
     patience: Patience | None = None,
     site: str | None = None,
+    keys_hint: str | None = None,
 ) -> "S3Store":
     """`bucket` at that endpoint as `role` (admin, business, writer, deleter, auditor).
 
     Outside the stack the prefix is part of the name: what this machine remembers of a store, and what a person
-    confirms, goes by it. A site has one prefix, and is known by its site and bucket.
+    confirms, goes by it. A site has one prefix, and is known by its site and bucket. `keys_hint` is for whoever
+    reads that the store refused the key: where it came from.
     """
     below = f"/{prefix.removesuffix('/')}" if prefix and site is None else ""
     return S3Store(
@@ -96,6 +98,7 @@ def open_store(
         bucket=bucket,
         prefix=prefix,
         name=f"{site or urlsplit(access.endpoint).netloc}/{bucket}{below}",
+        keys_hint=keys_hint,
     )
 
 
@@ -159,8 +162,17 @@ def client(
 
 
 class S3Store:
-    def __init__(self, *, client: "S3Client", bucket: str, prefix: str, name: str) -> None:
+    def __init__(
+        self,
+        *,
+        client: "S3Client",
+        bucket: str,
+        prefix: str,
+        name: str,
+        keys_hint: str | None = None,
+    ) -> None:
         self._s3, self._bucket, self._prefix, self._name = client, bucket, prefix, name
+        self._keys_hint = keys_hint or ()
 
     @property
     def name(self) -> str:
@@ -454,7 +466,11 @@ class S3Store:
             return Damage(f"{what}: changed on its way to the store: {code}")
         if status >= _SERVER_ERROR or status in (_TOO_MANY, _TIMEOUT, _CONFLICT):
             return Unreachable(f"{what}: {code} ({status}): {said}")
-        return Refused(f"{what}: {code} ({status}): {said}")
+        # A clock that is wrong is a 403 too, and no matter of keys.
+        of_keys = status == _FORBIDDEN and code != "RequestTimeTooSkewed"
+        return Refused(
+            f"{what}: {code} ({status}): {said}", hint=self._keys_hint if of_keys else ()
+        )
 
 
 class _PastTheEnd(ZaibeiError):

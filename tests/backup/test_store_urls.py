@@ -1,7 +1,9 @@
 """What a store is called, and what its URL must not say."""
 
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +17,7 @@ from infra.objectstore.s3 import open_store
 from infra.sites import Secret, StoreAccess
 from zaibei.cli.backup import app
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Usage
+from zaibei.kernel.errors import Refused, Usage
 
 FAST = Kdf(memory_kib=64, iterations=1, lanes=1)
 
@@ -109,3 +111,52 @@ def test_a_password_in_a_url_is_refused_and_stored_nowhere(
 @pytest.mark.parametrize("url", ["file:///srv/a@b", "file:/srv/a@b", "s3+https://h/b/p@q"])
 def test_an_at_sign_elsewhere_is_a_name(url: str) -> None:
     place_of(url)
+
+
+@pytest.mark.parametrize("use", [open_url, open_deleter, open_bucket])
+def test_a_secret_file_that_is_not_there_is_named_with_its_variable(
+    use: Callable[[str], object], tmp_path: Path
+) -> None:
+    (tmp_path / "secret").unlink()
+    with pytest.raises(Usage, match="secret: no secret key can be read: No such file") as wrong:
+        use("s3+https://h/b")
+    who = {open_deleter: "S3_DELETER", open_bucket: "BUCKET"}.get(use, "S3")
+    assert f"hint: ZAIBEI_{who}_SECRET_FILE names" in str(wrong.value)
+
+
+@pytest.mark.parametrize("bucket", ["b c", "b:c", "桶", "b" * 256])
+def test_a_name_that_no_bucket_can_have_is_said_in_one_line(bucket: str) -> None:
+    with pytest.raises(Usage, match="not a bucket's name") as wrong:
+        open_url(f"s3+https://h/{bucket}/p")
+    assert "\n" not in wrong.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "hinted"),
+    [("AccessDenied", True), ("InvalidAccessKeyId", True), ("RequestTimeTooSkewed", False)],
+)
+def test_a_key_that_is_refused_is_named_by_its_variables(code: str, hinted: bool) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            """Not on stderr."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            for use, who in ((open_url, "S3"), (open_deleter, "S3_DELETER")):
+                with pytest.raises(Refused, match=code) as refused:
+                    use(f"s3+http://127.0.0.1:{server.server_port}/b").read("config")
+                said = str(refused.value)
+                assert hinted == (f"ZAIBEI_{who}_KEY" in said)
+                assert hinted == (f"ZAIBEI_{who}_SECRET_FILE" in said)
+        finally:
+            server.shutdown()
+            serving.join(10)
