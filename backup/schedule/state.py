@@ -15,7 +15,7 @@ from typing import Any
 
 from backup import status
 from backup.conninfo import without_secrets
-from backup.place import all_distinct
+from backup.place import all_distinct, without_login
 from backup.schedule import calendar, model, plan
 from backup.schedule.model import Job
 from backup.schedule.plan import Note, State
@@ -61,6 +61,8 @@ def _sane(new: Job) -> None:
         raise Usage(f"job {new.name!r}: a policy keeps a number of snapshots, not less than none")
     if new.postgres is not None:
         without_secrets(new.postgres)
+    if new.bucket is not None:
+        without_login(new.bucket)
     all_distinct(new.repos)
 
 

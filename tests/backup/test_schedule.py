@@ -774,6 +774,13 @@ def test_a_lock_that_no_run_could_have_is_refused_when_the_job_is_added(
     assert state.jobs() == ()
 
 
+def test_a_password_in_the_url_of_a_bucket_is_not_stored(opened: tuple[str, ...]) -> None:
+    job = ("schedule", "add", "b", "--every", "1h", *opened)
+    refused = zaibei(*job, "--bucket", "s3+https://u:hunter2@127.0.0.1:1/b")
+    assert refused.returncode == 2 and "hunter2" not in refused.stderr + refused.stdout
+    assert state.jobs() == ()
+
+
 def test_a_zone_is_of_a_cron_line(opened: tuple[str, ...], some_files: Path) -> None:
     job = ("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
     refused = zaibei(*job, "--zone", "Asia/Shanghai")
