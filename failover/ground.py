@@ -112,7 +112,8 @@ def why_no_recent_backup(stack: Stack, *, now: datetime) -> str | None:
     limit = min((d.backup.max_age for d in stack.databases), default=timedelta(hours=1))
     for site in sorted({v for d in stack.databases for v in d.backup.vaults}):
         entries = [e for name, e in held.items() if name.partition("/")[0] == site]
-        last = next((e["postgres"]["last_success"] for e in entries if e.get("postgres")), None)
+        told = [e["postgres"]["last_success"] for e in entries if e.get("postgres")]
+        last = max(filter(None, told), default=None)  # all in one form, so text sorts as time
         if last is None:
             return f"the vault of {site} has none"
         age = now - datetime.fromisoformat(last)

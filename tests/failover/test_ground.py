@@ -35,3 +35,10 @@ def test_a_drill_sees_the_backups_that_backup_says_it_took(stack: Stack) -> None
     clock.sleep(timedelta(hours=1, seconds=1))
     old = why_no_recent_backup(stack, now=clock.now())
     assert old == "the newest in the vault of site-b is 60 minutes old"
+
+    for other in (
+        "site-b/another",
+        "site-c/another",
+    ):  # the newest of a site counts, whatever its name
+        status.backed_up(other, kind="postgres", sequence=1, at=clock.now())
+    assert why_no_recent_backup(stack, now=clock.now()) is None
