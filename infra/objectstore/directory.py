@@ -64,6 +64,10 @@ class DirectoryStore:
                 # link, not rename: rename would replace what another writer has put there.
                 os.link(temporary, path)
             except FileExistsError as there:
+                with suppress(FileNotFoundError):
+                    # Not there to be read either: who lost to another writer would ask for what that one wrote.
+                    if stat.S_ISDIR(mode := path.lstat().st_mode):
+                        raise self._strange(key, mode) from there
                 raise AlreadyThere(f"{self.name}: {key} is already there") from there
             finally:
                 with suppress(FileNotFoundError):
@@ -84,8 +88,6 @@ class DirectoryStore:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
                 os.close(fd)
-                if stat.S_ISDIR(mode):
-                    raise NotThere(f"{self.name}: {key} is not there")
                 raise self._strange(key, mode)
             with os.fdopen(fd, "rb") as source:
                 source.seek(start)
@@ -93,7 +95,10 @@ class DirectoryStore:
 
     def stat(self, key: str) -> Stat:
         with _told(self.name, key):
-            return self._stat(self._path(key))
+            path = self._path(key)
+            if stat.S_ISDIR(mode := path.lstat().st_mode):
+                raise self._strange(key, mode)
+            return self._stat(path)
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
         yield from self._walk(self._root, prefix)
@@ -153,7 +158,12 @@ class DirectoryStore:
         )
 
     def _strange(self, key: str, mode: int) -> Damage:
-        what = {stat.S_IFIFO: "a FIFO", stat.S_IFLNK: "a symbolic link", stat.S_IFSOCK: "a socket"}
+        what = {
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFDIR: "a directory",
+            stat.S_IFLNK: "a symbolic link",
+            stat.S_IFSOCK: "a socket",
+        }
         return Damage(
             f"{self.name}: {key} is {what.get(stat.S_IFMT(mode), 'a device')} and not a file",
             hint=f"somebody put it there: look at it, and remove it: {self._root / key}",

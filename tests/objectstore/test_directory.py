@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.objectstore.contract import NotThere
 from infra.objectstore.directory import DirectoryStore
 from zaibei.kernel.errors import Damage, Refused, Usage
 
@@ -57,9 +56,13 @@ def test_what_is_no_file_hangs_nobody_and_is_told_by_its_name(
     assert store.stat("packs/ab/two").size_bytes == 0
 
 
-def test_a_directory_in_the_place_of_an_object_is_no_object(store: DirectoryStore) -> None:
-    with pytest.raises(NotThere):
-        store.read("packs/ab")
+def test_a_directory_in_the_place_of_an_object_is_damage_as_a_fifo_is(
+    store: DirectoryStore,
+) -> None:
+    for use in (store.read, store.stat, lambda key: store.create(key, b"")):
+        with pytest.raises(Damage, match="packs/ab is a directory and not a file") as told:
+            use("packs/ab")
+        assert told.value.hints
 
 
 @pytest.mark.parametrize("where", ["file/x", "file", "/proc/x"])
