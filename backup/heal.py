@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from backup import copies, tree, wal
+from backup import copies, strays, tree, wal
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import HEALED
@@ -79,6 +79,8 @@ def heal(
         return out
     for key, no in copies.clear(repo, deleter, wounds.copies, wounds.whole).items():
         out.lost(f"{key}: {wounds.copies[key]}; {no}")
+    for key, no in strays.clear(repo, deleter, wounds.strays).items():
+        out.lost(f"{key}: {strays.WHAT}; {no}")
     dress(repo, wounds)
     out.indexed = len(wounds.unindexed)
     theirs = by_moment(sibling)

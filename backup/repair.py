@@ -4,14 +4,15 @@ with their names, and the old one forgotten. `heal` is better wherever another v
 
 Removed is what is damaged while something else opens under the same name, a copy under `resealed/` or the original of
 one that opens. Names are fixed: as long as a damaged copy is there no rotation can put a whole one in its place, and a
-damaged original would be damage for ever. And a revocation that cannot be read: it lets nobody out.
+damaged original would be damage for ever. And a revocation that cannot be read: it lets nobody out. And what lies under
+a snapshot's number that the chain never reached.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from backup import copies, revoked, tree
+from backup import copies, revoked, snapshot, strays, tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import LOST
@@ -76,9 +77,22 @@ class Repaired:
         return [
             f"NOT REMOVED: {key}: {self.stay[key]}"
             if key in self.stay
-            else f"{gone}: {key}; {_after(key)}"
-            for key in (*self.wounds.copies, *self.wounds.revocations)
+            else f"{gone}: {key}; {self._after(key)}"
+            for key in (
+                *self.wounds.copies,
+                *self.wounds.revocations,
+                *map(snapshot.key_of, self.wounds.strays),
+            )
         ]
+
+    def _after(self, key: str) -> str:
+        if key.startswith(revoked.PREFIX):
+            return "whom it let out, if anybody: zaibei backup key list, then key revoke"
+        if key.startswith(snapshot.PREFIX) and snapshot.sequence_of(key) in self.wounds.strays:
+            return strays.WHAT
+        if copies.copy_of(key) is None:
+            return "its copy is read in its place"
+        return "zaibei backup key rotate --resume makes it again"
 
 
 def repair(
@@ -99,6 +113,7 @@ def repair(
         return out
     out.stay = copies.clear(repo, deleter, wounds.copies, wounds.whole)
     out.stay |= revoked.clear(repo, deleter, wounds.revocations)
+    out.stay |= strays.clear(repo, deleter, wounds.strays)
     dress(repo, wounds)
     writer = Writer(repo, rng=rng)
     try:
@@ -123,14 +138,6 @@ def repair(
     if wounds.links:
         state(repo, [wounds.links[s] for s in sorted(wounds.links)], why=LOST)
     return out
-
-
-def _after(key: str) -> str:
-    if key.startswith(revoked.PREFIX):
-        return "whom it let out, if anybody: zaibei backup key list, then key revoke"
-    if copies.copy_of(key) is None:
-        return "its copy is read in its place"
-    return "zaibei backup key rotate --resume makes it again"
 
 
 def _anew(

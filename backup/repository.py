@@ -85,8 +85,10 @@ class Repository:
         return unread.statements(self, damaged)
 
     def present(self) -> list[int]:
-        """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew."""
-        return [*snapshot.numbers(self.named(snapshot.PREFIX))]
+        """Snapshots that are there, forgotten or not; after a rotation perhaps only sealed anew. No strays."""
+        from backup import strays  # noqa: PLC0415
+
+        return strays.split(self, [*snapshot.numbers(self.named(snapshot.PREFIX))])[0]
 
     def named(self, prefix: str) -> list[Stat]:
         """`listed`, where what was sealed anew stands for an original that is gone. In key order."""
@@ -103,10 +105,12 @@ class Repository:
     def snapshots(self) -> list[Snapshot]:
         """All that are not forgotten, oldest first, each link of the chain checked. A hole is damage unless
         a statement explains it, or one that cannot be read may do so: then it is told."""
+        from backup.which import opening  # noqa: PLC0415 - it imports us
+
         present = self.present()
         lost = unread.Told(self)
         gone = self.forgotten(lost)
-        held = {s: self.snapshot(s) for s in present if s not in gone}
+        held = {s: opening(self, s) for s in present if s not in gone}
         links = {s: f.link for s, f in gone.items()} | {s: o.link for s, o in held.items()}
         forgotten.check_chain(
             [links[s] for s in sorted(links)], name=self.name, hole=lost.hole if lost.keys else None

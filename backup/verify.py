@@ -23,6 +23,7 @@ from backup import (
     points,
     resealed,
     snapshot,
+    strays,
     traces,
     wal,
 )
@@ -156,6 +157,8 @@ def _chain(repo: Repository, out: Report) -> list[Snapshot]:
     with out.collecting(forgotten.PREFIX):
         told = repo.forgotten(out.found)
         gone, links = set(told), {s: f.link for s, f in told.items()}
+    with out.collecting(snapshot.PREFIX):
+        strays.check(repo, out, max((*present, *gone), default=0))
     for sequence in gone.intersection(sequences):
         if told[sequence].why in (forgotten.LOST, forgotten.HEALED):
             out.note(f"{snapshot.key_of(sequence)} is damaged, and a statement says so")

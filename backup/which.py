@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from backup.repository import Repository
 
 KINDS: Final = ("files", "bucket", "postgres", "point")
-_MEND: Final = "zaibei backup heal takes it from the other vault; repair states what is lost"
+MEND: Final = "zaibei backup heal takes it from the other vault; repair states what is lost"
 
 
 def find(repo: "Repository", which: str, *, kind: str | None = None) -> Snapshot:
@@ -27,10 +27,21 @@ def find(repo: "Repository", which: str, *, kind: str | None = None) -> Snapshot
             one = repo.snapshot(sequence)
         except Damage as bad:
             older = (f"an older one by its number: {sequences[at - 1]}",) if at else ()
-            bad.hints = (*bad.hints, *older, _MEND)
+            bad.hints = (*bad.hints, *older, MEND)
             raise
         if kind in (None, one.content.kind):
             return one
     if sequences:
         raise Usage(f"{repo.name}: none of its snapshots is of {kind}", hint="zaibei backup list")
     raise Usage(f"{repo.name}: there is no snapshot yet", hint="zaibei backup run")
+
+
+def opening(repo: "Repository", sequence: int) -> Snapshot:
+    """For who needs all of them: one that does not open stops it, and the error says where, and what mends it."""
+    try:
+        return repo.snapshot(sequence)
+    except Damage as bad:
+        if repo.name not in bad.message:
+            bad.message = f"{repo.name}: {bad.message}"
+        bad.hints = (*bad.hints, MEND)
+        raise

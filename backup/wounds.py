@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup import copies, forgotten, heads, marks, names, resealed, snapshot, wal
+from backup import copies, forgotten, heads, marks, names, resealed, snapshot, strays, wal
 from backup.blob import Chunk
 from backup.cover import cover, write_segment
 from backup.forgotten import Link
@@ -16,7 +16,7 @@ from backup.repository import Repository, access
 from backup.seal import Kind, Seal
 from backup.snapshot import Snapshot
 from backup.writer import Writer
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 
 
@@ -29,6 +29,7 @@ class Wounds:
     segments: dict[str, str] = field(default_factory=dict)
     snapshots: dict[int, str] = field(default_factory=dict)
     links: dict[int, Link] = field(default_factory=dict)
+    strays: list[int] = field(default_factory=list)  # names that hold nothing, and nothing is lost
     keys: dict[str, str] = field(default_factory=dict)  # a recipient's object -> what is wrong
     revocations: dict[str, str] = field(default_factory=dict)  # that let nobody out
     wal: dict[str, str] = field(
@@ -51,6 +52,7 @@ class Wounds:
                 self.revocations,
                 self.wal,
                 self.copies,
+                self.strays,
                 self.unindexed,
             )
         )
@@ -58,7 +60,8 @@ class Wounds:
     @property
     def by_key(self) -> dict[str, str]:
         """Those that are told by the name of their object."""
-        return self.keys | self.revocations | self.wal | self.copies
+        junk = {snapshot.key_of(s): strays.WHAT for s in self.strays}
+        return self.keys | self.revocations | self.wal | self.copies | junk
 
 
 def find(repo: Repository, progress: Progress, *, read: bool) -> Wounds:
@@ -199,6 +202,8 @@ def _snapshots(repo: Repository, out: Wounds) -> None:
     present = set(repo.present())
     remembered = heads.remembered(repo)  # a lost end leaves no hole
     newest = max((*present, *gone, *(remembered[:1] if remembered else ())), default=0)
+    blocked = strays.in_the_way(repo, newest)
+    _not_too_many(repo, newest, newest - len(present | gone.keys()))
     for sequence in range(snapshot.FIRST, newest + 1):
         if sequence in gone:
             continue
@@ -209,18 +214,38 @@ def _snapshots(repo: Repository, out: Wounds) -> None:
         else:
             out.whole.append(found.value)
             out.copies |= copies.spare_originals(found.value.key, found.passed)
+    out.snapshots |= blocked
+    out.strays = strays.of(repo)
     known = {one.sequence: one.link for one in out.whole} | {s: f.link for s, f in gone.items()}
     for sequence in out.snapshots:
         after, before = known.get(sequence + 1), known.get(sequence - 1)
         digest = after.previous if after else None
         if after is None and remembered is not None and remembered[0] == sequence:
             digest = remembered[1]
-        elif after is None and sequence in present:
+        elif after is None and (sequence in present or sequence in blocked):
             # The newest one: nobody after it says what it was, so what is there is what is stated.
-            stat = copies.where(repo, snapshot.key_of(sequence))
-            digest = None if stat is None else repo.keys.suite.digest(repo.read(stat.key))
+            digest = _of_what_is_there(repo, sequence)
         out.links[sequence] = Link(
             sequence=sequence, digest=digest, previous=before.digest if before else None
         )
     links = {**known, **out.links}
     forgotten.check_chain([links[s] for s in sorted(links)], name=repo.name)
+
+
+def _not_too_many(repo: Repository, newest: int, holes: int) -> None:
+    # Whoever has a certificate can sign any number, and nobody can state billions as lost.
+    if holes > strays.HOLES_MAX:
+        raise Refused(
+            f"{repo.name}: snapshot {newest} is signed, and {holes} before it are not there: more than"
+            f" {strays.HOLES_MAX}, nobody lost so many",
+            hint="a host that signs such a number is not to be believed: zaibei backup key revoke",
+        )
+
+
+def _of_what_is_there(repo: Repository, sequence: int) -> str | None:
+    try:
+        stat = copies.where(repo, snapshot.key_of(sequence))
+        return None if stat is None else repo.keys.suite.digest(repo.read(stat.key))
+    except Damage:
+        # A FIFO, a link, a directory: no bytes, and the next snapshot has to follow something.
+        return repo.keys.suite.digest(b"")

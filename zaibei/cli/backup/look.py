@@ -1,7 +1,7 @@
 """`backup list`, `show` and `verify`: what is there, and is it what was written?"""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,21 +37,28 @@ def list_(
     repo: Repo = None, password_file: Password = None, as_of: AsOf = None, json: Json = False
 ) -> None:
     """The snapshots of each repository, oldest first. Ends with 1 when one was rolled back, as its sibling or this
-    machine saw."""
+    machine saw, or a snapshot does not open."""
     with told():
-        from backup import witness  # noqa: PLC0415
+        from backup import strays, witness  # noqa: PLC0415
 
         all_opened = opened(repo, password_file, as_of=as_of)
-        found = {r.name: [snapshot_told(s) for s in r.snapshots()] for r in all_opened}
+        damaged: list[dict[str, Any]] = []
+        found = {
+            r.name: [snapshot_told(s) for s in strays.sound(r, _into(damaged, r.name))]
+            for r in all_opened
+        }
         lost = [*ends_lost([] if as_of else all_opened), *witness.rolled_back(all_opened)]
     for line in lost:
         loudly(f"ROLLED BACK: {line}")
+    for one in damaged:
+        where = f"{one['repository']}: snapshot {one['sequence']}"
+        loudly(f"DAMAGED: {where}: {one['why']}\nhint: {one['hint']}")
     if not json and sys.stdout.isatty():
         table(found)
-        raise typer.Exit(1 if lost else 0)
+        raise typer.Exit(1 if lost or damaged else 0)
     say(
         json,
-        {"repositories": found, "rolled_back": lost},
+        {"repositories": found, "rolled_back": lost, "damaged": damaged},
         [
             f"{name}  {s['sequence']:>4}  {s['finished']}  {s['kind']:<8} "
             f"{s['size_bytes']:>12} B  {'complete' if s['complete'] else 'INCOMPLETE'}"
@@ -59,7 +66,16 @@ def list_(
             for s in all_
         ],
     )
-    raise typer.Exit(1 if lost else 0)
+    raise typer.Exit(1 if lost or damaged else 0)
+
+
+def _into(damaged: list[dict[str, Any]], name: str) -> Callable[[int, str], None]:
+    from backup.which import MEND  # noqa: PLC0415
+
+    def tell(sequence: int, why: str) -> None:
+        damaged.append({"repository": name, "sequence": sequence, "why": why, "hint": MEND})
+
+    return tell
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> None:
