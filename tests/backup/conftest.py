@@ -3,9 +3,7 @@
 # Names are bytes here.
 # ruff: noqa: PTH123
 
-import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,23 +66,3 @@ def some_files(tmp_path: Path) -> Iterator[Path]:
     (base / "text").chmod(0o640)
     (base / "deep").chmod(0o750)
     yield base
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[Path, int], Path]]:
-    """Mounts a tmpfs of so many bytes; unmounted at the end. Only root may."""
-    mounted: list[Path] = []
-
-    def mount(where: Path, size_bytes: int) -> Path:
-        if os.geteuid() != 0:
-            pytest.skip("only root mounts a small disk")
-        options = f"size={size_bytes},mode=0700"
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "none", str(where)], check=True, timeout=10
-        )
-        mounted.append(where)
-        return where
-
-    yield mount
-    for where in reversed(mounted):
-        subprocess.run(["umount", str(where)], check=True, timeout=10)

@@ -732,15 +732,21 @@ def opened(tmp_path: Path) -> tuple[str, ...]:
     return where
 
 
+def stored(**fields: str) -> None:
+    """The one job, changed where it is stored: as if it had been added at another time."""
+    file = state.folder() / "jobs.json"
+    told = json.loads(file.read_text())
+    told["jobs"][0] |= fields
+    file.write_text(json.dumps(told))
+
+
 @pytest.mark.integration
 def test_a_slot_that_fails_says_why_in_the_words_of_the_error(
     opened: tuple[str, ...], some_files: Path
 ) -> None:
     added = zaibei("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
     assert added.returncode == 0, added.stderr
-    told = json.loads((state.folder() / "jobs.json").read_text())
-    told["jobs"][0]["created"] = (datetime.now(UTC) - 2 * HOUR).isoformat()
-    (state.folder() / "jobs.json").write_text(json.dumps(told))
+    stored(created=(datetime.now(UTC) - 2 * HOUR).isoformat())
     Path(opened[-1]).unlink()
     ran = zaibei("schedule", "run", "--once")
     assert ran.returncode == 1
@@ -793,10 +799,7 @@ def test_a_job_runs_once_from_the_command_line_and_the_next_look_finds_nothing_t
 ) -> None:
     added = zaibei("schedule", "add", "etc", "--every", "1min", "--files", str(some_files), *opened)
     assert added.returncode == 0, added.stderr
-    told = json.loads((state.folder() / "jobs.json").read_text())
-    told["jobs"][0]["created"] = (datetime.now(UTC) - HOUR).isoformat()
-    told["jobs"][0]["every"] = "1h"
-    (state.folder() / "jobs.json").write_text(json.dumps(told))
+    stored(created=(datetime.now(UTC) - HOUR).isoformat(), every="1h")
     ran = zaibei("schedule", "run", "--once", "--json")
     assert ran.returncode == 0, ran.stderr
     begun, ended = [json.loads(line) for line in ran.stdout.splitlines()]
