@@ -17,7 +17,7 @@ from backup.authority import FIRST_EPOCH
 from backup.copies import Copy
 from backup.index import SEGMENT_PACKS, Catalogue, Held, encode_segment
 from backup.keys import Keyring
-from backup.pack import Builder, key_of, open_blob, read_trailer
+from backup.pack import Builder, check_name, key_of, open_blob, read_trailer
 from backup.repository import Repository, retry
 from backup.runs import Run
 from backup.seal import HEADER_BYTES, Kind, Seal, epoch_of, seal_whole
@@ -258,8 +258,7 @@ def _lacking(held: Catalogue, name: str, fresh: set[str]) -> set[bytes]:
 
 def _again(keys: Keyring, name: str, data: bytes, wanted: set[bytes]) -> Builder:
     """Opened and checked: a blob that is not whole is not carried on under a good seal."""
-    if keys.suite.digest(data) != name:
-        raise Damage(f"pack {name}: its bytes do not have its name")
+    check_name(keys, name, data)
     assert wanted, "a pack of nothing is not packed anew"
     entries = [e for e in read_trailer(keys, name, data) if e.id in wanted]
     if {e.id for e in entries} != wanted:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from backup import signed
-from backup.errors import Retired, UnknownHost
+from backup.errors import NewerFormat, Retired, UnknownHost
 from zaibei.kernel.errors import Damage
 
 FIRST_EPOCH: Final = 1
@@ -74,6 +74,17 @@ class Authority:
         assert settled is not None, "every epoch after the first says what it found"
         if settled.statements.get(key) != digest:
             raise Retired(f"{key}: signed with the keys of epoch {epoch}, after they were retired")
+
+    def opened(self, document: str, data: bytes, *, key: str, digest: str) -> signed.Body:
+        """The body of a statement whose name ends in the digest of its bytes. Raises what `check` raises, and
+        NewerFormat."""
+        if key.rpartition("/")[2] != digest:
+            raise Damage(f"{key}: its bytes do not have its name")
+        body, signature = signed.parse(data, what=key)
+        self.check(document, body, signature, key=key, digest=digest)
+        if body.get("format") != 1:
+            raise NewerFormat(f"{key}: format {body.get('format')}", hint="use a newer zaibei")
+        return body
 
     def check_snapshot(
         self, document: str, body: signed.Body, signature: bytes, *, sequence: int, what: str

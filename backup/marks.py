@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from backup import signed, unread
-from backup.errors import NewerFormat, Retired
+from backup.errors import Retired
 from backup.keys import Keyring
 from backup.repository import Repository
 from infra.objectstore.contract import NotThere, Stat
@@ -119,12 +119,7 @@ def _shared_out(
 
 def _decode(keys: Keyring, name: str, data: bytes, since: datetime) -> Mark:
     what = key_of(name)
-    if keys.suite.digest(data) != name:
-        raise Damage(f"{what}: its bytes do not have its name")
-    body, signature = signed.parse(data, what=what)
-    keys.authority.check(_DOCUMENT, body, signature, key=what, digest=name)
-    if body.get("format") != 1:
-        raise NewerFormat(f"{what}: format {body.get('format')}", hint="use a newer zaibei")
+    body = keys.authority.opened(_DOCUMENT, data, key=what, digest=keys.suite.digest(data))
     if body.get("repository") != keys.repository.hex():
         raise Damage(f"{what}: a mark of another repository")
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from backup import signed
 from backup.authority import Authority
-from backup.errors import NewerFormat, Retired
+from backup.errors import Retired
 from backup.keys import Keyring
 from backup.suite import Suite
 from backup.versions import remove_damaged
@@ -135,13 +135,7 @@ def _why_not_removed(repo: "Repository", deleter: ObjectStore, key: str) -> str 
 
 
 def _decode(data: bytes, key: str, authority: Authority, suite: Suite) -> Revocation:
-    digest = suite.digest(data)
-    if key != f"{PREFIX}{digest}":
-        raise Damage(f"{key}: its bytes do not have its name")
-    body, signature = signed.parse(data, what=key)
-    authority.check(_DOCUMENT, body, signature, key=key, digest=digest)
-    if body.get("format") != 1:
-        raise NewerFormat(f"{key}: format {body.get('format')}", hint="use a newer zaibei")
+    body = authority.opened(_DOCUMENT, data, key=key, digest=suite.digest(data))
     if body.get("repository") != authority.repository.hex():
         raise Damage(f"{key}: a statement of another repository")
     try:
