@@ -8,7 +8,7 @@ ROUNDS ?= 5
 CHUNKS ?= 10000000
 CAMPAIGN ?= 20
 
-.PHONY: setup lab-setup drill test check fuzz sim wheel docs lock clean bench-backup bench-index bench-wal campaign-backup ransomware-drill test-ceph
+.PHONY: setup lab-setup drill test check attack fuzz sim wheel docs lock clean bench-backup bench-index bench-wal campaign-backup ransomware-drill test-ceph
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	  'make drill   three sites, a power loss, a verdict with proof (root, Debian 12; ~4 minutes after set-up)' \
 	  'make test    everything that guards main (~10 minutes; with root one lab boot is in it)' \
 	  'make check   formatting, lint, types, import contracts' \
-	  'make fuzz    every parser of backups under atheris: make fuzz SECONDS_EACH=60' \
+	  'make attack  the attacks that must fail, and both verifiers fuzzed against each other' \
+  'make fuzz    every parser of backups under atheris: make fuzz SECONDS_EACH=60' \
 	  'make bench-backup     beside restic and borg: make bench-backup SIZE=1.3GB ROUNDS=5' \
 	  'make bench-index      ten million chunks within 512 MiB' \
 	  'make bench-wal        how old the log in the vaults is (<= 2 s p99)' \
@@ -46,6 +47,10 @@ check: setup
 test: lab-setup check
 	$(PY) -m pytest -q -n 2 --dist loadfile --ignore tests/lab
 	$(PY) -m pytest -q tests/lab
+
+# Quick attacks also run in `make test`; this is the suite alone.
+attack: lab-setup
+	$(PY) -m pytest -q -m attack --timeout 1800
 
 fuzz: setup
 	@for p in $$($(PY) tests/fuzz/backup_parsers.py); do echo "== $$p"; \
