@@ -13,19 +13,20 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from zaibei.kernel.clock import Clock, SystemClock
+from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.exchange import exchange
 
 ASK_EVERY = timedelta(seconds=5)
 STALLED_AFTER = timedelta(seconds=120)  # events in flight and none finished
 SHORTEST_REST, LONGEST_REST = timedelta(seconds=5), timedelta(minutes=5)  # between restarts
 _STOP = timedelta(seconds=20)
-_TIMEOUT_S = 5.0
+_ASK_WITHIN = timedelta(seconds=5)
+_OK = 200
 _PREFIX = "SeaweedFS_filerSync_"
 _log = structlog.get_logger("filersync")
 
@@ -102,11 +103,10 @@ def _watched(child: "subprocess.Popen[bytes]", metrics: str, clock: Clock) -> st
 
 
 def _ask(metrics: str, clock: Clock) -> Seen | None:
-    direct = build_opener(ProxyHandler({}))
     try:
-        with direct.open(metrics, timeout=_TIMEOUT_S) as page:
-            return read(page.read().decode(), clock.monotonic())
-    except (URLError, OSError, ValueError):
+        page = exchange(metrics, tls=None, within=_ASK_WITHIN)
+        return read(page.body.decode(), clock.monotonic()) if page.status == _OK else None
+    except (ZaibeiError, ValueError):
         return None
 
 

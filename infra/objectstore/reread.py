@@ -55,7 +55,7 @@ def reread(
     """
     import urllib3  # noqa: PLC0415
     from minio import Minio  # noqa: PLC0415
-    from minio.error import S3Error  # noqa: PLC0415
+    from minio.error import MinioException, S3Error  # noqa: PLC0415
 
     split = urlsplit(access.endpoint)
     key_id, secret = access.keys[role]
@@ -63,7 +63,13 @@ def reread(
         cert_reqs="CERT_REQUIRED",
         ca_certs=None if ca_file is None else str(ca_file),
         timeout=urllib3.Timeout(total=TIMEOUT.total_seconds()),
-        retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[429, 500, 502, 503]),
+        # What another host holds under the key says nothing of this store: a redirect is its answer.
+        retries=urllib3.Retry(
+            total=2,
+            redirect=False,
+            backoff_factor=0.2,
+            status_forcelist=[429, 500, 502, 503],
+        ),
     )
     other = Minio(
         split.netloc,
@@ -82,7 +88,7 @@ def reread(
         try:
             answer = other.get_object(bucket_name=bucket, object_name=key)
             try:
-                second = answer.read()
+                second = answer.read(len(first) + 1)  # one byte more is a difference already
             finally:
                 answer.close()
                 answer.release_conn()
@@ -90,7 +96,7 @@ def reread(
             if error.code != "NoSuchKey":
                 raise Unreachable(f"{store.name}: {key}: second client: {error.code}") from error
             second = None
-        except urllib3.exceptions.HTTPError as silent:
+        except (urllib3.exceptions.HTTPError, MinioException) as silent:
             raise Unreachable(f"{store.name}: {key}: second client: {silent}") from silent
         done.read += 1
         done.read_bytes += len(first)

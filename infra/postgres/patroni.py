@@ -4,17 +4,17 @@ a planned switchover. Promotion is Patroni's; nothing here ever promotes behind 
 
 import json
 import ssl
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from infra.sites import StackAccess
-from zaibei.kernel.errors import Refused, Unreachable
+from zaibei.kernel.errors import Damage, Refused, Unreachable
+from zaibei.kernel.exchange import exchange
 
 ANSWER_WITHIN = timedelta(seconds=2)
 _SWITCH_WITHIN = timedelta(seconds=60)
+_WELL = range(200, 300)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,25 +114,16 @@ def _call(
     tls = ssl.create_default_context(cafile=str(access.ca_file))
     if method != "GET":
         tls.load_cert_chain(access.client_cert, access.client_key)
-    request = urllib.request.Request(  # noqa: S310 - the URL is ours, https always
-        access.site(site).patroni_url + path,
-        data=body,
-        method=method,
-        headers={"Content-Type": "application/json"} if body else {},
-    )
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
-    )
+    url = access.site(site).patroni_url + path
     try:
-        with opener.open(request, timeout=within.total_seconds()) as answer:
-            text = answer.read().decode(errors="replace")
-    except urllib.error.HTTPError as said:
-        reason = said.read().decode(errors="replace")[:300]
-        raise Refused(f"patroni at {site} answered {said.code}: {reason}") from said
-    except OSError as gone:
+        answer = exchange(url, tls=tls, within=within, body=body, method=method)
+    except (Unreachable, Damage) as gone:
         raise Unreachable(f"patroni at {site} does not answer: {gone}") from gone
+    text = answer.body.decode(errors="replace")
+    if answer.status not in _WELL:
+        raise Refused(f"patroni at {site} answered {answer.status}: {text[:300]}")
     try:
         parsed = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {"text": text}
     return parsed if isinstance(parsed, dict) else {"text": text}

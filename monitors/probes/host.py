@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitors.probes.https import request
+from monitors.probes.https import page
 from zaibei.kernel.errors import Unreachable
 
 _OBJECT_LAG = "SeaweedFS_filerSync_lag_seconds"
@@ -37,7 +37,7 @@ def disk_free(path: Path) -> tuple[int, float]:
 
 def object_lag(url: str, *, deadline: timedelta) -> timedelta:
     """The largest lag of the asynchronous copies that SeaweedFS reports."""
-    text = request(url, tls=None, deadline=deadline).body.decode(errors="replace")
+    text = page(url, tls=None, deadline=deadline)
     lags = [
         s.value
         for family in text_string_to_metric_families(text)

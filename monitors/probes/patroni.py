@@ -78,9 +78,13 @@ def cluster(url: str, *, tls: ssl.SSLContext, deadline: timedelta) -> Cluster:
 def _object(url: str, *, tls: ssl.SSLContext, deadline: timedelta) -> dict[str, Any]:
     # Patroni answers 503 with the same body when the member is not running: the body is the answer.
     reply = request(url, tls=tls, deadline=deadline)
+    if reply.redirects:
+        raise Unreachable(
+            f"{url}: status {reply.status}: a redirect is not Patroni's word on itself"
+        )
     try:
         parsed = json.loads(reply.body)
-    except ValueError as garbled:
+    except (ValueError, RecursionError) as garbled:
         raise Unreachable(f"{url}: status {reply.status} without JSON") from garbled
     if not isinstance(parsed, dict):
         raise Damage(f"{url}: not a JSON object")

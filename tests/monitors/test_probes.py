@@ -215,7 +215,12 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         status, said = PAGES.get(self.path, (404, "no"))
         body = (said if isinstance(said, str) else json.dumps(said)).encode()
+        if self.path.startswith("/moved/"):
+            # With the very words that the probe looks for, and to a page that has them too.
+            status, body = 302, b'{"health": "true", "role": "primary", "state": "running"}'
         self.send_response(status)
+        if self.path.startswith("/moved/"):
+            self.send_header("Location", self.path.removeprefix("/moved"))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -263,6 +268,21 @@ def test_patroni_etcd_and_the_door_are_read_from_their_bodies(
 def test_a_server_of_another_ca_is_not_believed(server: tuple[str, str]) -> None:
     with pytest.raises(Unreachable, match="certificate"):
         patroni.own(server[0], tls=ssl.create_default_context(), deadline=SOON)
+
+
+@pytest.mark.attack
+def test_a_redirect_is_not_the_word_of_patroni_of_etcd_or_of_the_door(
+    server: tuple[str, str], pki: Any
+) -> None:
+    url, tls = f"{server[0]}/moved", https.context(ca_file=pki.ca)
+    with pytest.raises(Unreachable, match="redirect"):
+        patroni.own(url, tls=tls, deadline=SOON)
+    with pytest.raises(Unreachable, match="redirect"):
+        patroni.cluster(url, tls=tls, deadline=SOON)
+    assert doors.etcd(url, tls=tls, deadline=SOON) is False
+    assert not doors.ready(doors.entry(url, tls=tls, deadline=SOON))
+    with pytest.raises(Unreachable, match="status 302"):
+        https.page(f"{url}/lag", tls=tls, deadline=SOON)
 
 
 def test_an_expiry_is_read_also_where_nobody_would_trust_the_certificate(
