@@ -14,11 +14,14 @@ from infra.sites import StackAccess
 from infra.sites import load as load_access
 from runbooks import journal as book
 from runbooks.actions import Context, invoke
+from runbooks.inventory import demand_one_host
+from runbooks.inventory import read as read_inventory
 from runbooks.journal import Journal, RunState, StepRecord, StepState
 from runbooks.library import Source
 from runbooks.model import Action, Check, Native, NoUndo, Play, Runbook, Step
 from runbooks.play import PlayResult, run_play
-from runbooks.values import fill, filled, given
+from runbooks.values import NAMED, Declared, check_names, fill, filled, given, parts
+from zaibei.config.model import Stack
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Refused, Usage, ZaibeiError
 from zaibei.kernel.ids import new_id
@@ -42,6 +45,7 @@ class Engine:
     rng: random.Random
     inventory: Path
     access: Callable[[], StackAccess] = load_access
+    stack: Stack | None = None  # None: parameters are checked against the access record alone
     secrets: Mapping[str, object] = field(default_factory=dict)
     playbooks: Path | None = None
     progress: Progress = field(default_factory=Silent)
@@ -50,8 +54,10 @@ class Engine:
         """Raises Refused before anything happens, NotProven when a step did not end proven."""
         runbook = source.runbook
         values = given(runbook, asked)
+        self._demand_names(runbook, values)
         why_refused(runbook, values, typed=typed)
         with sole(book.runs_dir() / "lock", what=f"runbook {runbook.id}"):
+            self._demand_hosts(runbook, values)
             self._preconditions(runbook, values)
             journal = Journal(
                 run=new_id("run", self.clock, self.rng),
@@ -71,7 +77,7 @@ class Engine:
         """Take up a run where its journal ends: proven steps stay, the one in doubt is done again."""
         with sole(book.runs_dir() / "lock", what=f"runbook {source.runbook.id}"):
             journal = _same(book.load(run), source)
-            why_refused(source.runbook, journal.values, typed=typed)
+            self._demand_all(source.runbook, journal.values, typed=typed)
             if journal.state in (RunState.SUCCEEDED, RunState.UNDONE):
                 raise Usage(f"{run} is {journal.state.value}: there is nothing to take up")
             journal = replace(journal, state=RunState.RUNNING, ended_at=None)
@@ -82,7 +88,7 @@ class Engine:
         runbook = source.runbook
         with sole(book.runs_dir() / "lock", what=f"undo of {runbook.id}"):
             journal = _same(book.load(run), source)
-            why_refused(runbook, journal.values, typed=typed)
+            self._demand_all(runbook, journal.values, typed=typed)
             begun = (StepState.STARTED, StepState.ACTED, StepState.PROVEN, StepState.FAILED)
             for step in reversed(runbook.steps):
                 record = journal.step(step.id)
@@ -103,6 +109,39 @@ class Engine:
                     record = replace(record, state=StepState.UNDONE, said=said)
                 journal = self._keep(journal, record)
             return self._end(journal, RunState.UNDONE)
+
+    def _demand_all(
+        self, runbook: Runbook, values: Mapping[str, str], *, typed: str | None
+    ) -> None:
+        """What was right when the run began is asked again: stack, inventory and journal may differ now."""
+        self._demand_names(runbook, given(runbook, values))
+        why_refused(runbook, values, typed=typed)
+        self._demand_hosts(runbook, values)
+
+    def _demand_names(self, runbook: Runbook, values: Mapping[str, str]) -> None:
+        if not any(p.type in NAMED for p in runbook.parameters.values()):
+            return
+        if self.stack is None:
+            declared = Declared(sites=frozenset(s.name for s in self.access().sites))
+        else:
+            declared = Declared.of(self.stack)
+        check_names(runbook, values, declared)
+
+    def _demand_hosts(self, runbook: Runbook, values: Mapping[str, str]) -> None:
+        """Every play of the runbook, its undo too, has exactly one host; before the first step runs."""
+        plays = [p for s in runbook.steps for p in parts(s) if isinstance(p, Play)]
+        if not plays:
+            return
+        inventory = read_inventory(self.inventory)
+        for play in plays:
+            limit = fill(play.limit, values)
+            if runbook.danger.level == "destructive" and limit != values["site"]:
+                raise Refused(
+                    f"{runbook.id}: {play.play} is limited to {limit!r}, and the site is "
+                    f"{values['site']!r}",
+                    hint="a destructive runbook acts on the site whose name is typed, and on no other",
+                )
+            demand_one_host(inventory, limit, play=play.play)
 
     def _go(self, runbook: Runbook, journal: Journal) -> Journal:
         for step in runbook.steps:

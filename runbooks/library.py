@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from runbooks.model import Runbook
 from zaibei.kernel.errors import Usage
@@ -58,17 +58,28 @@ def find(name: str, folder: Path | None = None) -> Source:
 
 
 def read(file: Path) -> Source:
-    raw = file.read_bytes()
+    try:
+        raw = file.read_bytes()
+    except OSError as gone:
+        raise BadRunbook(file, [(1, f"cannot be read: {gone.strerror}")]) from gone
     try:
         tree = YAML(typ="rt").load(raw)
+        plain = YAML(typ="safe").load(raw)
     except MarkedYAMLError as wrong:
         at = wrong.problem_mark
         line = at.line + 1 if at is not None else 1
         raise BadRunbook(file, [(line, str(wrong.problem))]) from wrong
+    except (
+        YAMLError,
+        ValueError,
+        RecursionError,
+    ) as wrong:  # a byte that is no text, a tag, a nest
+        reason = " ".join(str(wrong).split())[:200]
+        raise BadRunbook(file, [(1, f"not YAML: {reason}")]) from wrong
     if not isinstance(tree, CommentedBase):
         raise BadRunbook(file, [(1, "not a mapping")])
     try:
-        runbook = Runbook.model_validate(YAML(typ="safe").load(raw))
+        runbook = Runbook.model_validate(plain)
     except ValidationError as wrong:
         faults = [(line_of(tree, e["loc"]), _say(e["loc"], e["msg"])) for e in wrong.errors()]
         raise BadRunbook(file, sorted(set(faults))) from wrong

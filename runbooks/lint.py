@@ -7,19 +7,23 @@ what a schema cannot see: names that point nowhere, and texts that say nothing.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from runbooks.actions import Native as Registered
 from runbooks.actions import registered
-from runbooks.library import BadRunbook, Source, line_of, playbooks_dir, read, runbook_files
-from runbooks.model import Check, Native, NoUndo, Play, Step, Text
-from runbooks.values import used
+from runbooks.library import BadRunbook, Source, library_dir, line_of, playbooks_dir, read
+from runbooks.model import Action, Check, Native, NoUndo, Play, Runbook, Step, Text
+from runbooks.values import NAMED, check_value, used
+from zaibei.kernel.errors import Usage
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _HOLE = re.compile(r"\{([^}]*)\}")
+_PROSE = (".md", ".txt")
 _VERB_OBJECT = re.compile(r"[a-z]+(-[a-z]+)+")
 Where = tuple[int | str, ...]
 
@@ -35,32 +39,61 @@ class Finding:
         return f"{self.file}:{self.line}: {self.rule}: {self.what}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    runbooks: tuple[str, ...]  # the files that were read
+    findings: tuple[Finding, ...]
+
+
 def lint(
     *,
     scenarios: frozenset[str] | None,
     commands: frozenset[str] | None = None,
-    folder: Path | None = None,
+    path: Path | None = None,
     playbooks: Path | None = None,
-) -> list[Finding]:
-    """Every finding of every runbook.
+) -> Report:
+    """Every finding of one runbook or of a folder of them.
 
     `scenarios` are the drills that exist, `commands` those of the command line (`backup restore`);
-    with None that question is not asked.
+    with None that question is not asked. What lies in the folder and was not read is a finding too,
+    and a path without any runbook raises Usage: nothing that was not looked at passes.
     """
-    found: list[Finding] = []
-    for file in runbook_files(folder):
+    files, findings = _files(path or library_dir())
+    for file in files:
         try:
             source = read(file)
         except BadRunbook as bad:
-            found += [
+            findings += [
                 Finding(file=file.name, line=line, rule="schema", what=what)
                 for line, what in bad.faults
             ]
             continue
-        found += lint_one(
+        findings += lint_one(
             source, scenarios=scenarios, commands=commands, playbooks=playbooks or playbooks_dir()
         )
-    return found
+    return Report(runbooks=tuple(f.name for f in files), findings=tuple(findings))
+
+
+def _files(path: Path) -> tuple[list[Path], list[Finding]]:
+    """The runbooks to read, and a finding for everything beside them that may have been meant as one."""
+    try:
+        if not path.is_dir():
+            if path.is_file():
+                return [path], []
+            raise Usage(f"{path}: no such file or folder")
+        lying = sorted(path.iterdir())
+    except OSError as gone:
+        raise Usage(f"{path}: cannot be read: {gone.strerror}") from gone
+    files, findings = [], []
+    for one in lying:
+        if one.suffix == ".yml" and not one.is_dir():
+            files.append(one)
+        elif not (one.name.startswith(".") or one.suffix.lower() in _PROSE):
+            what = "not looked at: a runbook is a file whose name ends in .yml"
+            findings.append(Finding(file=one.name, line=1, rule="file", what=what))
+    if not files:
+        raise Usage(f"{path}: no runbook in it", hint="a runbook is a file that ends in .yml")
+    return files, findings
 
 
 def lint_one(
@@ -103,6 +136,15 @@ def _parameters(source: Source) -> Iterator[tuple[Where, str, str]]:
             yield ("parameters", name), "parameter", f"{name!r} is declared and never used"
     for name in sorted(holes - declared):
         yield ("steps",), "parameter", f"{{{name}}} is used and not declared"
+    for name, parameter in source.runbook.parameters.items():
+        if parameter.default is not None and parameter.type in NAMED:
+            # The library serves every stack: which names one has is known when it runs.
+            yield ("parameters", name), "parameter", f"{name!r}: a {parameter.type} has no default"
+        elif parameter.default is not None:
+            try:
+                check_value(name, parameter, str(parameter.default))
+            except Usage as wrong:
+                yield ("parameters", name), "parameter", f"the default of {wrong.message}"
 
 
 def _texts(source: Source) -> Iterator[tuple[Where, str, str]]:
@@ -141,7 +183,7 @@ def _steps(
         for key, part in _parts(step):
             where = (*at, key)
             if isinstance(part, Play):
-                yield from _play(where, part, playbooks)
+                yield from _play(where, part, runbook, playbooks)
             elif isinstance(part, Check):
                 yield from _native(where, part.check, part.args, known, asks=True)
             else:
@@ -175,10 +217,19 @@ def _native(
         yield at, "action", f"{name} takes no argument {odd!r}"
 
 
-def _play(at: Where, part: Play, playbooks: Path) -> Iterator[tuple[Where, str, str]]:
+def _play(
+    at: Where, part: Play, runbook: Runbook, playbooks: Path
+) -> Iterator[tuple[Where, str, str]]:
+    hole = _HOLE.fullmatch(part.limit)
+    limited_to = runbook.parameters.get(hole[1]) if hole else None
+    if limited_to is not None and limited_to.type != "site":
+        yield at, "action", f"limit {part.limit} is of type {limited_to.type}, not a site"
     file = playbooks / part.play
     if not file.is_file():
         yield at, "action", f"no playbook {part.play!r}"
+        return
+    if _plays(file) is None:
+        yield at, "action", f"{part.play} is not a list of plays"
         return
     text = file.read_text(encoding="utf-8")
     for name in sorted(part.args):
@@ -187,16 +238,34 @@ def _play(at: Where, part: Play, playbooks: Path) -> Iterator[tuple[Where, str, 
 
 
 def _command(at: Where, argv: object, commands: frozenset[str]) -> Iterator[tuple[Where, str, str]]:
-    if isinstance(argv, list) and " ".join(argv[:2]) not in commands:
-        yield at, "action", f"no command `zaibei {' '.join(argv[:2])}`"
+    if not isinstance(argv, list):
+        return
+    words = list(takewhile(lambda word: not word.startswith("-"), argv))
+    if not any(" ".join(words[:n]) in commands for n in range(1, len(words) + 1)):
+        yield at, "action", f"no command `zaibei {' '.join(words[:2])}`"
 
 
 def _destroys(step: Step, known: Any, playbooks: Path) -> bool:
-    if isinstance(step.action, Play):
-        file = playbooks / step.action.play
-        if not file.is_file():
-            return False  # told as an unknown action
-        plays = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-        return any(p.get("vars", {}).get("zaibei_destructive") for p in plays)
-    found = known.get(step.action.native)
+    """Whether the step, or taking it back, stops or removes something."""
+    return any(
+        _is_destructive(part, known, playbooks)
+        for part in (step.action, step.undo)
+        if not isinstance(part, NoUndo)
+    )
+
+
+def _is_destructive(part: Action, known: Any, playbooks: Path) -> bool:
+    if isinstance(part, Play):
+        plays = _plays(playbooks / part.play) or []  # an unknown or odd one is a finding by itself
+        return any((p.get("vars") or {}).get("zaibei_destructive") for p in plays)
+    found = known.get(part.native)
     return found is not None and found.destructive
+
+
+def _plays(file: Path) -> list[dict[str, Any]] | None:
+    try:
+        plays = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError):
+        return None
+    whole = isinstance(plays, list) and all(isinstance(p, dict) for p in plays)
+    return plays if whole else None

@@ -4,10 +4,12 @@ Every step says what it does, how to take it back (or why that cannot be), what 
 person does when no machine answers, and how long it may take. A step without a proof cannot be written.
 """
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,8 +22,19 @@ from pydantic import (
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.units import duration
 
-Value = str | int | float | bool | list[str]
-Args = dict[str, Value]
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#")
+
+
+def _data(text: str) -> str:
+    """Arguments are data. A template would run on the operator's machine, with the operator's rights."""
+    if found := _TEMPLATE.search(text):
+        raise ValueError(f"{found[0]} begins a template; arguments are data")
+    return text
+
+
+_Data = Annotated[str, AfterValidator(_data)]
+Value = _Data | int | float | bool | list[_Data]
+Args = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")], Value]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")]
 
 
@@ -73,8 +86,16 @@ class Play(_Strict):
     """A playbook of `runbooks/playbooks`, on the hosts of `limit`, with `args` as its variables."""
 
     play: str = Field(pattern=r"^[a-z][a-z0-9-]*\.yml$")
-    limit: str
+    limit: str = Field(pattern=r"^(\{[a-z][a-z0-9-]*\}|[A-Za-z0-9_][A-Za-z0-9_.-]*)$")  # one host
     args: Args = {}
+
+    @model_validator(mode="after")
+    def _variables_are_its_own(self) -> Self:
+        for name in self.args:
+            # `ansible_host` or `ansible_connection` as an argument would send the play elsewhere.
+            if name.startswith("ansible"):
+                raise ValueError(f"{name}: names that begin with `ansible` are Ansible's own")
+        return self
 
 
 class NoUndo(_Strict):

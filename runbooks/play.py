@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from infra.ansible.play import environment as ansible_environment
+from runbooks.inventory import demand_one_host
+from runbooks.inventory import read as read_inventory
 from runbooks.library import playbooks_dir
 from runbooks.model import Value
+from runbooks.play_child import extravars
 from runbooks.tree import kill_below
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing, ToolFailed, Unreachable
+from zaibei.kernel.errors import ToolFailed, Unreachable
 from zaibei.kernel.state import write_atomic
 
 _MAX_LINE_BYTES = 1 << 20
@@ -52,13 +55,14 @@ def run_play(
     playbooks: Path | None = None,
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> PlayResult:
-    """Raises Unreachable when a host did not answer, ToolFailed when a task failed or it took too long.
+    """Raises Refused when `limit` is not exactly one host, Unreachable when it did not answer,
+    ToolFailed when a task failed or it took too long.
 
-    `secrets` go into a file that only its owner can read, never into argv. At the end the
-    child and everything below it is gone, also when this call is interrupted.
+    `secrets` go into a file that only its owner can read, never into argv, and the file is gone when
+    the play has read it. At the end the child and everything below it is gone, also when this call is
+    interrupted. Strings of `variables` and `secrets` are data: Ansible does not evaluate them.
     """
-    if not inventory.exists():
-        raise Missing(f"no inventory: {inventory} is not there", hint="zaibei lab up")
+    demand_one_host(read_inventory(inventory), limit, play=playbook)
     private = _private_dir(folder, playbooks or playbooks_dir(), {**variables, **secrets})
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "runbooks.play_child"],
@@ -91,6 +95,7 @@ def run_play(
             child.wait(timeout=_END.total_seconds())
     finally:
         _end(child)
+        extravars(private).unlink(missing_ok=True)
     if end is None:
         raise ToolFailed(
             f"{playbook}: not done after {deadline.total_seconds():g} s, or its process died",
@@ -104,9 +109,10 @@ def run_play(
             f"{playbook}: {end['status']} (exit {end['rc']}) on {who}",
             hint=f"see {private / 'artifacts' / ident / 'stdout'}",
         )
-    if not end["ok"]:
-        # `--limit` that matches nothing ends with exit 0 and has done nothing.
-        raise ToolFailed(f"{playbook}: no host of the inventory matches {limit!r}")
+    if end["ok"] != [limit]:
+        # A play whose `hosts` leave out the limit ends with exit 0 and has done nothing.
+        told = ", ".join(end["ok"]) or "no host"
+        raise ToolFailed(f"{playbook}: was to run on {limit} and ran on {told}")
     return PlayResult(events=count, chain_sha256=chain, hosts=tuple(end["ok"]))
 
 
@@ -117,8 +123,20 @@ def _private_dir(folder: Path, playbooks: Path, variables: Mapping[str, object])
         (private / part).mkdir(mode=0o700, parents=True, exist_ok=True)
     private.chmod(0o700)
     shutil.copytree(playbooks, private / "project", dirs_exist_ok=True)
-    write_atomic(private / "env" / "extravars", json.dumps(dict(variables)), mode=0o600)
+    data = {name: _unsafe(value) for name, value in variables.items()}
+    write_atomic(extravars(private), json.dumps(data), mode=0o600)
     return private
+
+
+def _unsafe(value: object) -> object:
+    """Marked for Ansible as text that is never a template, however deep it lies."""
+    if isinstance(value, str):
+        return {"__ansible_unsafe": value}
+    if isinstance(value, Mapping):
+        return {str(k): _unsafe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_unsafe(v) for v in value]
+    return value
 
 
 def _environment(private: Path) -> dict[str, str]:

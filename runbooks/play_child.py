@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,7 +22,8 @@ _GONE = 97
 def main() -> int:
     request = json.loads(sys.stdin.readline())
     become_subreaper()
-    threading.Thread(target=_end_with_the_engine, daemon=True).start()
+    variables = extravars(Path(request["private_data_dir"]))
+    threading.Thread(target=_end_with_the_engine, args=(variables,), daemon=True).start()
     events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     writer = threading.Thread(target=_write, args=(events,))
     writer.start()
@@ -31,6 +33,8 @@ def main() -> int:
 
     def keep(event: dict[str, Any]) -> bool:
         # No work in the handler: a slow one makes pexpect time out and the run end as failed.
+        # The first event comes after Ansible has read its variables; the secrets are on disk no longer.
+        variables.unlink(missing_ok=True)
         events.put(event)
         return True
 
@@ -62,10 +66,16 @@ def main() -> int:
     return 0
 
 
-def _end_with_the_engine() -> None:
+def extravars(private: Path) -> Path:
+    """Where ansible-runner looks for the variables of a play, secrets among them."""
+    return private / "env" / "extravars"
+
+
+def _end_with_the_engine(variables: Path) -> None:
     while sys.stdin.buffer.read(1):
         pass
     kill_below(os.getpid())
+    variables.unlink(missing_ok=True)
     os._exit(_GONE)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.sites import SiteAccess, StackAccess, StoreAccess
+from infra.sites import SiteAccess, StackAccess, StoreAccess, save
 from runbooks import journal as book
 from runbooks.actions import Context, action, check
 from runbooks.brief import in_short
@@ -228,6 +228,7 @@ def test_a_killed_run_is_taken_up_where_it_was_and_only_the_step_in_doubt_is_rep
         "engine = Engine(clock=SystemClock(), rng=random.Random(2), inventory=Path('/nowhere'))\n"
         "engine.run(read(Path(sys.argv[1])), {'site': 'site-b'}, typed='site-b')\n"
     )
+    save(nobody(tmp_path))
     died = subprocess.run([sys.executable, "-P", "-c", program, source.file], check=False)
     assert died.returncode == -signal.SIGKILL
     (run,) = [d.name for d in book.runs_dir().iterdir() if d.is_dir()]
@@ -320,11 +321,9 @@ def test_a_real_play_runs_in_a_child_and_its_events_are_hashed_into_the_journal(
     assert record.events == len(lines) > 3
     assert any(json.loads(line)["event"] == "runner_on_ok" for line in lines)
     assert len(record.events_sha256) == 64
-    assert (folder / "ansible" / "env" / "extravars").stat().st_mode & 0o777 == 0o600
-    for kept in [folder / "journal.json", folder / "play-1.events.jsonl"]:
-        assert "s3cr3t-value" not in kept.read_text()
-    for command in folder.glob("ansible/artifacts/*/command"):
-        assert "s3cr3t-value" not in command.read_text()
+    kept = [file for file in folder.rglob("*") if file.is_file()]
+    assert [str(file) for file in kept if b"s3cr3t-value" in file.read_bytes()] == []
+    assert folder / "journal.json" in kept
 
 
 @pytest.mark.integration
@@ -361,6 +360,7 @@ def test_when_the_engine_is_killed_its_play_dies_too(
         "                playbooks=Path(sys.argv[3]))\n"
         "engine.run(read(Path(sys.argv[1])), {'site': 'site-b'}, typed='site-b')\n"
     )
+    save(nobody(tmp_path))
     victim = subprocess.Popen(
         [sys.executable, "-P", "-c", program, source.file, inventory, playbooks]
     )
@@ -381,18 +381,6 @@ def test_when_the_engine_is_killed_its_play_dies_too(
         deadline=timedelta(seconds=15),
         clock=clock,
     )
-
-
-@pytest.mark.integration
-def test_a_limit_that_matches_no_host_is_not_a_play_that_went_well(
-    engine: Engine, written: Written, tmp_path: Path
-) -> None:
-    assert engine.playbooks is not None
-    (engine.playbooks / "write.yml").write_text(PLAY)
-    (tmp_path / "out").write_text("played")
-    source = written(text(_played(tmp_path / "out")))
-    with pytest.raises(NotProven):
-        engine.run(source, {"site": "site-x"}, typed="site-x")
 
 
 @pytest.fixture

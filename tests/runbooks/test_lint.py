@@ -21,18 +21,22 @@ REPOSITORY = Path(__file__).parents[2]
 
 def _lint(folder: Path, content: str, *, name: str = "fence-site") -> list[Finding]:
     (folder / f"{name}.yml").write_text(content)
-    return lint(scenarios=SCENARIOS, commands=frozenset(), folder=folder)
+    return list(lint(scenarios=SCENARIOS, commands=frozenset(), path=folder).findings)
 
 
 def test_the_library_itself_has_no_findings() -> None:
     known = frozenset(scenario.names())
-    assert [str(f) for f in lint(scenarios=known, commands=commands())] == []
+    report = lint(scenarios=known, commands=commands())
+    assert [str(f) for f in report.findings] == []
+    assert set(report.runbooks) == {f.name for f in runbook_files()}
 
 
 def test_the_linter_of_the_command_line_finds_nothing_and_ends_with_0() -> None:
     ended = CliRunner().invoke(app, ["runbook", "lint", "--json"])
     assert ended.exit_code == 0, ended.output
-    assert json.loads(ended.stdout) == {"findings": []}
+    told = json.loads(ended.stdout)
+    assert told["findings"] == []
+    assert "fence-site.yml" in told["runbooks"]
 
 
 def test_a_runbook_without_faults_has_no_findings(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zaibei.cli.choice import chosen_stack
 from zaibei.cli.console import emit, failed, progress, talk
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Usage, ZaibeiError
+from zaibei.kernel.errors import Missing, Refused, Usage, ZaibeiError
 from zaibei.kernel.state import state_dir
 
 if TYPE_CHECKING:
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from runbooks.engine import Engine
     from runbooks.journal import Journal
     from runbooks.library import Source
+    from zaibei.config.model import Stack
     from zaibei.kernel.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Procedures that run.")
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 Name = Annotated[str, typer.Argument(help="a name from `zaibei runbook list`, or a file")]
 Typed = Annotated[str | None, typer.Option("--yes-i-mean", help="the site's name, typed")]
+StackFile = Annotated[
+    Path | None, typer.Option("--stack", help="the stack's file; default: stack.yaml here")
+]
 Inventory = Annotated[Path | None, typer.Option(help="Ansible inventory; default: the lab's")]
 
 
@@ -64,20 +69,23 @@ def show(
 
 @app.command()
 def lint(
-    folder: Annotated[Path | None, typer.Argument(help="default: the library")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="a runbook or a folder of them; default: the library")
+    ] = None,
     *,
     json: Json = False,
 ) -> None:
-    """Find what is wrong with the runbooks before the night they are needed. Exit 1 on findings."""
+    """Find what is wrong with runbooks before the night they are needed. Exits 1 on findings."""
     from runbooks.lint import lint as find_faults  # noqa: PLC0415
 
-    found = find_faults(scenarios=_scenarios(), commands=commands(), folder=folder)
+    report = find_faults(scenarios=_scenarios(), commands=commands(), path=path)
+    found = report.findings
     if json:
-        emit({"findings": found})
+        emit({"findings": found, "runbooks": report.runbooks})
     else:
         for one in found:
             print(one)
-        talk.print(f"{len(found)} findings")
+        talk.print(f"{len(report.runbooks)} runbooks read, {len(found)} findings")
     if found:
         raise typer.Exit(1)
 
@@ -91,6 +99,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say it, do nothing")] = False,
     resume: Annotated[str | None, typer.Option(help="take up a run that was stopped")] = None,
     yes_i_mean: Typed = None,
+    stack: StackFile = None,
     inventory: Inventory = None,
     json: Json = False,
 ) -> None:
@@ -101,10 +110,10 @@ def run(
         source, asked = find(name), _asked(site, set_ or [])
         warning = _unchecked(source)
         if dry_run:
-            _say_only(source, asked, warning, json=json)
+            _say_only(source, asked, warning, stack=stack, json=json)
             return
         with progress() as told:
-            engine = _engine(inventory, told)
+            engine = _engine(inventory, told, stack)
             if resume is not None:
                 journal = engine.resume(source, resume, typed=yes_i_mean)
             else:
@@ -117,6 +126,7 @@ def undo(
     run: Annotated[str, typer.Argument(help="the id of the run")],
     *,
     yes_i_mean: Typed = None,
+    stack: StackFile = None,
     inventory: Inventory = None,
     json: Json = False,
 ) -> None:
@@ -128,19 +138,23 @@ def undo(
         source = find(load(run).file)
         warning = _unchecked(source)
         with progress() as told:
-            journal = _engine(inventory, told).undo(source, run, typed=yes_i_mean)
+            journal = _engine(inventory, told, stack).undo(source, run, typed=yes_i_mean)
         _report(journal, warning, json=json)
 
 
 def commands() -> frozenset[str]:
-    """`group command` of every command there is, for the linter."""
+    """`group command`, or `command` where there is no group, of all there are; for the linter."""
     from zaibei.cli.main import app as whole  # noqa: PLC0415 - it imports this module
 
-    return frozenset(
-        f"{name} {inner}"
-        for name, group in typer.main.get_command(whole).commands.items()  # type: ignore[attr-defined]
-        for inner in getattr(group, "commands", {})
-    )
+    def below(words: str, command: object) -> "Iterator[str]":
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            yield words
+            return
+        for name, one in inner.items():
+            yield from below(f"{words} {name}".strip(), one)
+
+    return frozenset(below("", typer.main.get_command(whole)))
 
 
 def _scenarios() -> frozenset[str]:
@@ -158,15 +172,35 @@ def _asked(site: str | None, pairs: list[str]) -> dict[str, str]:
     return asked
 
 
-def _engine(inventory: Path | None, told: "Progress") -> "Engine":
+def _engine(inventory: Path | None, told: "Progress", stack: Path | None) -> "Engine":
     from runbooks.engine import Engine  # noqa: PLC0415
 
     return Engine(
         clock=SystemClock(),
         rng=random.Random(),
         inventory=inventory or state_dir() / "lab" / "inventory.yml",
+        stack=_stack(stack),
         progress=told,
     )
+
+
+def _stack(given: Path | None) -> "Stack | None":
+    """The declared stack, if it is the provisioned one. None: the access record alone says what there is."""
+    from infra.sites import load  # noqa: PLC0415
+
+    chosen = chosen_stack(given)
+    try:
+        provisioned = load().stack
+    except Missing:
+        return chosen
+    if provisioned == chosen.name:
+        return chosen
+    if given is not None:
+        raise Refused(
+            f"{given} declares {chosen.name}, and the stack that is provisioned here is {provisioned}",
+            hint="pass the file of the stack that you mean to act on",
+        )
+    return None
 
 
 def _unchecked(source: "Source") -> str | None:
@@ -182,11 +216,20 @@ def _unchecked(source: "Source") -> str | None:
     return warning
 
 
-def _say_only(source: "Source", asked: dict[str, str], warning: str | None, *, json: bool) -> None:
+def _say_only(
+    source: "Source",
+    asked: dict[str, str],
+    warning: str | None,
+    *,
+    stack: Path | None,
+    json: bool,
+) -> None:
     from runbooks.render import page  # noqa: PLC0415
-    from runbooks.values import given  # noqa: PLC0415
+    from runbooks.values import Declared, check_names, given  # noqa: PLC0415
 
     values = given(source.runbook, asked)
+    if (declared := _stack(stack)) is not None:
+        check_names(source.runbook, values, Declared.of(declared))
     if json:
         book = source.runbook.model_dump(mode="json")
         emit({"dry_run": True, "warning": warning, "values": values, "runbook": book})
