@@ -40,6 +40,7 @@ from loadtest import scenario as surge_scenario
 from loadtest.results import SurgeResult
 from zaibei.config.model import Objective, Role, Stack
 from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
+from zaibei.evidence.pass_rules import required_of
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Invalid, Refused
 from zaibei.kernel.ids import new_id
@@ -56,18 +57,6 @@ _BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
 # the stack's (PSI cpu some, avg10).
 _CPU_SOME_PCT = 90.0
 _LATE_SHARE = 60  # one late write may blur an RTO by a sixtieth of its objective, no more
-_REQUIRED = (
-    "ledger-whole",
-    "takeover",
-    "backup-committed",
-    "restore-verified",
-    "replicas-agree",
-    "objects-converged",
-    "failback",
-    "nothing-left",
-    "negative-control",
-    "surge-generator",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +104,11 @@ class Run:
     checks: list[CheckResult] = field(default_factory=list)
     memory_bytes_max: int = 0
     rpo_wal: timedelta | None = None
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Announced in the intent, so that a check which then fails cannot be left out of the list."""
+        return required_of(surge=self.asked.scenario.traffic.surge is not None)
 
     @property
     def ledger_file(self) -> Path:
@@ -286,7 +280,6 @@ def _put_crowd_on(run: Run, ending: ExitStack) -> surge_run.Surge | None:
 
 def _take_crowd_off(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
     if surge is None:
-        run.did_not_run("surge-generator", "the scenario has no surge")
         return None
     run.progress.step("sending the crowd home")
     result = surge.stop()
@@ -406,7 +399,7 @@ def _judge(run: Run) -> Verdict:
     else:
         run.checks.append(run.control.as_check())
     return judge(
-        run.findings, run.measures, run.objective, run.checks, required=_REQUIRED,
+        run.findings, run.measures, run.objective, run.checks, required=run.required,
         host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
         bounds=Bounds(host_cpu_some_pct=_CPU_SOME_PCT, lag_max=run.objective.rto / _LATE_SHARE),
     )  # fmt: skip

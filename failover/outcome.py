@@ -48,6 +48,7 @@ def intent(run: "Run") -> dict[str, Any]:
         "seed": run.asked.seed,
         "target": scenario.fault_in(stack).site,
         "stack": {"name": stack.name, "digest": stack.digest},
+        "required": list(run.required),
         "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
         "started_at": run.started_at,
     }
@@ -129,6 +130,7 @@ def result(
             "overlap": run.control.overlap if run.control else None,
             "detail": run.control.detail if run.control else "not reached",
         },
+        "required": list(run.required),
         "checks": [_check(c) for c in run.checks],
         "not_measured": list(_NOT_MEASURED),
         "environment": _environment(run),

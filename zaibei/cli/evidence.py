@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  (cryptography and jinja2 are slow to import; help and completion need neither)
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,6 +22,16 @@ Trusted = Annotated[
     list[str] | None,
     typer.Option("--fingerprint", help="A key's fingerprint from the paper; once for each key."),
 ]
+
+
+@app.command()
+def init(*, evidence: Where = None, json: Json = False) -> None:
+    """Make the keys and an empty log. Safe to repeat: what is there is never replaced."""
+    from zaibei.evidence import Evidence, default_dir
+    from zaibei.kernel.clock import SystemClock
+
+    made = Evidence.open(evidence or default_dir(), SystemClock())
+    _tell_keys(made, json=json)
 
 
 @app.command()
@@ -48,17 +59,7 @@ def show(index: int, *, evidence: Where = None, json: Json = False) -> None:
 @app.command()
 def keys(*, evidence: Where = None, json: Json = False) -> None:
     """Fingerprints of the public keys: for the signed paper, and for whoever checks a pack."""
-    from zaibei.evidence.keys import fingerprint
-
-    held = _open(evidence).keys
-    found = {name: fingerprint(pem) for name, pem in held.files().items()}
-    if json:
-        emit({"fingerprints": found, "sm2_absent": held.sm2_absent})
-        return
-    for name, value in found.items():
-        print(f"{value}  {name}")
-    if held.sm2_absent:
-        print(f"no SM2 key: {held.sm2_absent}")
+    _tell_keys(_open(evidence), json=json)
 
 
 @app.command()
@@ -87,12 +88,16 @@ def verify(
     pack: Path,
     *,
     fingerprint: Trusted = None,
+    at_least: Annotated[
+        list[str] | None,
+        typer.Option(help="SIZE:ROOT noted earlier: the log must go on from it. May be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check a pack. Ends with 0 when everything holds, with 8 when anything does not."""
     from zaibei.evidence import verify as check
 
-    found = check(pack, trusted_fingerprints=fingerprint or None)
+    found = check(pack, trusted_fingerprints=fingerprint or None, at_least=at_least or ())
     if json:
         emit(_told(found))
         raise typer.Exit(0 if found.ok else Damage.exit_code)
@@ -100,9 +105,14 @@ def verify(
         raise Damage(f"{pack} does not verify: {found.problems[0]}", hint=found.problems[1:])
     for text in found.notes:
         print(f"note: {text}")
+    for name in found.witnesses:
+        print(f"cosigned by {name}")
+    for line in (*found.roll.drills, *found.roll.due):
+        print(line)
     if not found.keys_compared:
         for name, value in found.fingerprints.items():
             print(f"      {value}  {name}")
+    print(f"checkpoint {found.noted}")
     print(f"VERIFIED  {found.title}  ({found.size} entries, root {found.root})")
 
 
@@ -129,7 +139,20 @@ def _open(directory: Path | None) -> "Evidence":
     from zaibei.evidence import Evidence, default_dir
     from zaibei.kernel.clock import SystemClock
 
-    return Evidence.open(directory or default_dir(), SystemClock())
+    return Evidence.existing(directory or default_dir(), SystemClock())
+
+
+def _tell_keys(held: "Evidence", *, json: bool) -> None:
+    from zaibei.evidence.keys import fingerprint
+
+    found = {name: fingerprint(pem) for name, pem in held.keys.files().items()}
+    if json:
+        emit({"fingerprints": found, "sm2_absent": held.keys.sm2_absent})
+        return
+    for name, value in found.items():
+        print(f"{value}  {name}")
+    if held.keys.sm2_absent:
+        print(f"no SM2 key: {held.keys.sm2_absent}")
 
 
 def _line(entry: "Entry") -> dict[str, object]:
@@ -156,7 +179,11 @@ def _told(found: "Findings") -> dict[str, object]:
         "notes": found.notes,
         "fingerprints": found.fingerprints,
         "keys_compared": found.keys_compared,
+        "checkpoint": found.noted,
         "witnesses": found.witnesses,
+        "unknown_witnesses": found.unknown_witnesses,
         "open_intents": found.open_intents,
+        "drills": [asdict(d) for d in found.roll.drills],
+        "schedule": [asdict(d) for d in found.roll.due],
         "entries": [_line(e) for e in found.entries],
     }

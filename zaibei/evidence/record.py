@@ -63,6 +63,23 @@ class Evidence:
                 )
         return cls(directory, clock, witnesses)
 
+    @classmethod
+    def existing(cls, directory: Path, clock: Clock) -> Self:
+        """For commands that only read: they must not make the keys they are asked about.
+
+        Raises Usage when there is no log yet.
+        """
+        if not (directory / "log" / log.WHOLE).exists():
+            log.refuse_orphans(directory / "log")
+            raise Usage(
+                f"no evidence here: {directory}",
+                hint=(
+                    "zaibei evidence init makes the keys and an empty log",
+                    "so does the first drill",
+                ),
+            )
+        return cls(directory, clock, ())
+
     def record(
         self,
         predicate_type: str,

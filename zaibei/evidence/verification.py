@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from zaibei.evidence import (
+    chosen,
     dsse,
     keys,
     kinds,
     log,
     manifest,
     note,
+    noted,
     sm2,
     statement,
     tiles,
@@ -29,13 +31,12 @@ from zaibei.evidence import (
     witness,
 )
 from zaibei.evidence.archive import unpacked
-from zaibei.evidence.kinds import Kind
-from zaibei.evidence.packing import PROOF, fingerprints, run_id
+from zaibei.evidence.files import read
+from zaibei.evidence.packing import fingerprints
 from zaibei.evidence.record import Entry
+from zaibei.evidence.roll import Roll, call_roll
 from zaibei.kernel.errors import Damage, Usage, ZaibeiError
 
-MAX_CONTROL_BYTES = 64 << 20  # of one file that is not an artefact
-_RUN = re.compile(r"(?P<index>\d{6,})-[a-z-]+")
 _WITNESS = re.compile(r"witness-(?P<name>[A-Za-z0-9_-]+)\.pub")
 _TOP = frozenset({"verify.sh", "VERIFY.en.md", "VERIFY.zh.md"})
 
@@ -54,24 +55,37 @@ class Findings:
     notes: tuple[str, ...]  # true and worth knowing; not a fault of the pack
     fingerprints: Mapping[str, str]  # key file -> sha256 of its SubjectPublicKeyInfo
     keys_compared: bool  # with fingerprints that came another way
-    witnesses: tuple[str, ...]
+    witnesses: tuple[str, ...]  # whose keys are among the given fingerprints
+    unknown_witnesses: tuple[str, ...]  # fingerprints of other keys that cosigned: anybody's
     open_intents: tuple[str, ...]
+    roll: Roll  # every drill and every schedule of the whole log
     entries: tuple[Entry, ...] = field(repr=False)  # chosen for this pack, in log order
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
+    @property
+    def noted(self) -> str | None:
+        """What to write down on paper, for `--at-least` in later years."""
+        return f"{self.size}:{self.root}" if self.root else None
 
-def verify(pack: Path, *, trusted_fingerprints: Collection[str] | None = None) -> Findings:
+
+def verify(
+    pack: Path,
+    *,
+    trusted_fingerprints: Collection[str] | None = None,
+    at_least: Collection[str] = (),
+) -> Findings:
     """Check a pack (folder or .tar.gz). Never raises for what is wrong inside: it says so.
 
     `trusted_fingerprints`: from the signed paper, or from whoever runs the system. Without them the
-    keys of the pack are only known to fit the pack.
+    keys of the pack are only known to fit the pack. `at_least`: checkpoints `SIZE:ROOT` that were
+    written down earlier; the log of the pack must go on from each of them.
     """
     if not pack.exists():
         raise Usage(f"no pack here: {pack}")
-    found = _Found(trusted=trusted_fingerprints)
+    found = _Found(trusted=trusted_fingerprints, earlier=[noted.parse(text) for text in at_least])
     try:
         with unpacked(pack) as folder:
             _check(folder, found)
@@ -83,10 +97,13 @@ def verify(pack: Path, *, trusted_fingerprints: Collection[str] | None = None) -
 @dataclass
 class _Found:
     trusted: Collection[str] | None
+    earlier: Sequence[tuple[int, bytes]] = ()
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     witnesses: list[str] = field(default_factory=list)
+    unknown_witnesses: list[str] = field(default_factory=list)
+    roll: Roll = field(default_factory=lambda: Roll(drills=(), due=(), notes=()))
     open_intents: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     packed: manifest.Manifest | None = None
@@ -107,28 +124,31 @@ class _Found:
             notes=tuple(self.notes),
             fingerprints=dict(self.fingerprints),
             keys_compared=self.trusted is not None and not self.problems,
-            witnesses=tuple(self.witnesses),
+            witnesses=() if self.problems else tuple(self.witnesses),
+            unknown_witnesses=tuple(self.unknown_witnesses),
             open_intents=tuple(self.open_intents),
+            roll=self.roll,
             entries=() if self.problems else tuple(self.entries),
         )
 
 
 def _check(folder: Path, found: _Found) -> None:
     """In the order of trust: keys, manifest, files, head, log, statements, order, chosen entries."""
-    ed25519_pem = _read(folder, "keys/ed25519.pub")
+    ed25519_pem = read(folder, "keys/ed25519.pub")
     log_key = keys.load_ed25519(ed25519_pem)
-    signed = note.parse(_read(folder, manifest.FILE))
+    signed = note.parse(read(folder, manifest.FILE))
     found.packed = packed = manifest.parse(signed.text)
     _only_line(signed, packed.log.origin, log_key)
     digests = _digests(folder, packed)
     public = _keys(folder, digests, found)
     p256, keyid = keys.load_p256(public["p256.pub"]), keys.fingerprint(public["p256.pub"])
 
-    checkpoint = _read(folder, f"log/{log.WHOLE}")
+    checkpoint = read(folder, f"log/{log.WHOLE}")
     found.head = head = _head(checkpoint, public, log_key, found)
     if head != packed.log:
         raise Damage("the manifest and the checkpoint speak of different logs")
     logged = _log(folder, digests, head, key=p256, keyid=keyid)
+    noted.held_to(logged, found.earlier)
 
     steps = [
         kinds.Step(
@@ -141,22 +161,21 @@ def _check(folder: Path, found: _Found) -> None:
     found.problems += kinds.disorder(steps)
     found.open_intents += kinds.open_intents(steps)
     found.notes += [f"{d} was announced and has no end in this log" for d in found.open_intents]
-    found.entries += _runs(folder, digests, logged, head, checkpoint)
-    _schedule(folder, digests, logged)
+    found.entries += chosen.runs(folder, digests, logged, head, checkpoint)
+    picked = frozenset(e.index for e in found.entries)
+    found.roll = call_roll(logged, chosen=picked, as_of=packed.packed_at)
+    found.notes += found.roll.notes
+    found.notes += [
+        f"{d.drill_id} was recorded as PASS: {text['en']}"
+        for d in found.roll.drills
+        for text in d.denied
+    ]
+    chosen.schedule(folder, digests, logged)
     if stray := sorted(p for p in digests if not _known_place(p)):
         raise Damage(f"a file that does not belong in a pack: {stray[0]}")
     if found.trusted is None:
         found.notes.append("the keys were not compared with fingerprints that came another way")
     found.finished = True
-
-
-def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise Damage(f"missing from the pack: {name}")
-    if path.stat().st_size > MAX_CONTROL_BYTES:
-        raise Damage(f"{name} is larger than any such file can be")
-    return path.read_bytes()
 
 
 def _only_line(signed: note.Note, origin: str, key: Ed25519PublicKey) -> None:
@@ -202,13 +221,13 @@ def _digests(folder: Path, packed: manifest.Manifest) -> dict[str, str]:
 
 def _keys(folder: Path, digests: Mapping[str, str], found: _Found) -> dict[str, bytes]:
     names = [p.removeprefix("keys/") for p in digests if p.startswith("keys/")]
-    public = {n: _read(folder, f"keys/{n}") for n in names if n.endswith(".pub")}
+    public = {n: read(folder, f"keys/{n}") for n in names if n.endswith(".pub")}
     for name in public:
         if name not in {"p256.pub", "ed25519.pub", "sm2.pub"} and not _WITNESS.fullmatch(name):
             raise Damage(f"a key that does not belong in a pack: {name}")
     if "p256.pub" not in public:
         raise Damage("missing from the pack: keys/p256.pub")
-    if _read(folder, "keys/FINGERPRINTS.txt") != fingerprints(public):
+    if read(folder, "keys/FINGERPRINTS.txt") != fingerprints(public):
         raise Damage("FINGERPRINTS.txt does not tell the fingerprints of the keys")
     found.fingerprints |= {n: keys.fingerprint(pem) for n, pem in public.items()}
     if found.trusted is not None:
@@ -248,10 +267,28 @@ def _head(
     for line in lines:
         name = line.name.removeprefix(witness.key_name(""))
         _cosignature(line, keys.load_ed25519(public[f"witness-{name}.pub"]), signed.text)
-    found.witnesses += watching
+    _named_witnesses(watching, found)
+    return head
+
+
+def _named_witnesses(watching: Sequence[str], found: _Found) -> None:
+    """A witness has a name only when its key is among the given fingerprints.
+
+    The name in the pack is the operator's word: a rewritten log can be cosigned by a new key of any
+    name, and only the comparison tells that key from the witness's.
+    """
+    trusted = {f.strip().lower().replace(":", "") for f in found.trusted or ()}
+    for name in watching:
+        value = found.fingerprints[f"witness-{name}.pub"]
+        if value in trusted:
+            found.witnesses.append(name)
+        else:
+            found.unknown_witnesses.append(value)
+            found.notes.append(f"cosigned by an unknown key: {value}")
     if not watching:
         found.notes.append("no witness signed the checkpoint")
-    return head
+    elif not found.witnesses:
+        found.notes.append("no witness whose key was compared signed the checkpoint")
 
 
 def _cosignature(line: note.SignatureLine, key: Ed25519PublicKey, text: bytes) -> None:
@@ -275,7 +312,7 @@ def _log(
     """Every entry of the log, its signature and its place under the root."""
     raw: list[bytes] = []
     for number, width in tiles.bundles(head.size):
-        bundle = _read(folder, f"log/{tiles.path('entries', number, width)}")
+        bundle = read(folder, f"log/{tiles.path('entries', number, width)}")
         raw += tiles.decode_bundle(bundle, width)
     leaves = [tree.leaf_hash(e) for e in raw]
     if tree.root(leaves) != head.root:
@@ -284,7 +321,7 @@ def _log(
     if due != {p for p in digests if p.startswith("log/")}:
         raise Damage("the log has files too many or too few")
     for name, content in tiles.hash_tiles(leaves):
-        if _read(folder, f"log/{name}") != content:
+        if read(folder, f"log/{name}") != content:
             raise Damage(f"a tile does not hold the hashes of the log: {name}")
     return [_entry(n, envelope, key=key, keyid=keyid) for n, envelope in enumerate(raw)]
 
@@ -302,75 +339,6 @@ def _entry(index: int, envelope: bytes, *, key: EllipticCurvePublicKey, keyid: s
         payload=payload,
         statement=decoded,
     )
-
-
-def _runs(
-    folder: Path,
-    digests: Mapping[str, str],
-    logged: Sequence[Entry],
-    head: note.Checkpoint,
-    checkpoint: bytes,
-) -> list[Entry]:
-    """The chosen entries: each the same as in the log, with all its artefacts and no other."""
-    names = sorted({p.split("/")[1] for p in digests if p.startswith("runs/")})
-    chosen: list[Entry] = []
-    for run in names:
-        match = _RUN.fullmatch(run)
-        index = int(match["index"]) if match else -1
-        if not 0 <= index < len(logged) or run_id(logged[index]) != run:
-            raise Damage(f"runs/{run} is not an entry of the log")
-        entry = logged[index]
-        due = {
-            f"runs/{run}/statement.json": hashlib.sha256(entry.payload).hexdigest(),
-            f"runs/{run}/statement.dsse.json": hashlib.sha256(entry.envelope).hexdigest(),
-        } | {f"runs/{run}/artifacts/{s.name}": s.sha256 for s in entry.statement.subject}
-        _same(due, {p: d for p, d in digests.items() if p.startswith(f"runs/{run}/")})
-        _proof(_read(folder, f"proofs/{run}.txt"), entry, head, checkpoint)
-        chosen.append(entry)
-    if not chosen:
-        raise Damage("the pack holds no entry")
-    proofs = {p for p in digests if p.startswith("proofs/")}
-    if proofs != {f"proofs/{run}.txt" for run in names}:
-        raise Damage("there are proofs of entries that are not in the pack")
-    drills = {e.statement.drill_id for e in chosen} - {None}
-    for entry in logged:
-        if entry.statement.drill_id in drills and entry not in chosen:
-            raise Damage(f"{run_id(entry)} belongs to a drill of this pack and was left out")
-    return chosen
-
-
-def _same(due: Mapping[str, str], held: Mapping[str, str]) -> None:
-    for name in sorted(due.keys() | held.keys()):
-        if name not in held:
-            raise Damage(f"missing from the pack: {name}")
-        if name not in due:
-            raise Damage(f"no statement names it: {name}")
-        if due[name] != held[name]:
-            raise Damage(f"not what the statement says: {name}")
-
-
-def _proof(raw: bytes, entry: Entry, head: note.Checkpoint, checkpoint: bytes) -> None:
-    run = run_id(entry)
-    lines, _, rest = raw.partition(b"\n\n")
-    form, index, *encoded = lines.decode().split("\n")
-    hashes = [base64.b64decode(h, validate=True) for h in encoded]
-    again = [base64.b64encode(h).decode() for h in hashes]
-    if form != PROOF or index != f"index {entry.index}" or rest != checkpoint or again != encoded:
-        raise Damage(f"the proof of {run} is malformed")
-    leaf = tree.leaf_hash(entry.envelope)
-    top = tree.root_from_inclusion(leaf, index=entry.index, size=head.size, proof=hashes)
-    if top != head.root:
-        raise Damage(f"the proof of {run} does not lead to the root")
-
-
-def _schedule(folder: Path, digests: Mapping[str, str], logged: Sequence[Entry]) -> None:
-    """What was due: every schedule in the log, so that what did not run can be seen."""
-    due = {
-        f"schedule/{run_id(e)}.json": hashlib.sha256(e.payload).hexdigest()
-        for e in logged
-        if e.statement.predicate_type == Kind.SCHEDULE
-    }
-    _same(due, {p: d for p, d in digests.items() if p.startswith("schedule/")})
 
 
 def _known_place(name: str) -> bool:

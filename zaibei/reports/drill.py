@@ -57,7 +57,8 @@ def render(found: Findings, lang: Language = "both") -> str:
     languages = ("zh", "en") if lang == "both" else (lang,)
     marks = Marks(facts=held, languages=languages)
     recorded = held.text("verdict")
-    denied = facts.contradictions(held)
+    drill = next(d for d in found.roll.drills if d.drill_id == held.entry.statement.drill_id)
+    denied = drill.denied
     verdict = recorded if recorded in VERDICTS else "UNKNOWN"
     page = Environment(
         loader=PackageLoader("zaibei.reports"),

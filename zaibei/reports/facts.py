@@ -71,38 +71,3 @@ def both(value: Any) -> dict[str, str]:
 def met(measured: float | None, objective: float | None) -> bool | None:
     """Whether an objective was met; None when one of the two is not known."""
     return None if measured is None or objective is None else measured <= objective
-
-
-def contradictions(facts: Facts) -> list[dict[str, str]]:
-    """What stands in the outcome against a PASS. A report must not repeat a pass that its own data deny."""
-    if facts.text("verdict") != "PASS":
-        return []
-    found: list[tuple[str, str]] = []
-    lost, lost_objects = facts.number("lost"), facts.number("objects.lost")
-    if facts.number("objective.rpo_s") == 0 and (lost or lost_objects):
-        found.append(
-            (
-                "目标为零丢失，却有已确认的写入丢失",
-                "acknowledged writes were lost and the objective is zero",
-            )
-        )
-    if lost is None:
-        found.append(("丢失的写入数没有测得", "the number of lost writes was not measured"))
-    found += [
-        (f"{key} 超过目标", f"{key} is over the objective")
-        for key in ("rto_first_s", "rto_stable_s")
-        if met(facts.number(key), facts.number("objective.rto_s")) is False
-    ]
-    if facts.number("rto_stable_s") is None:
-        found.append(("稳定恢复时间没有测得", "the time to stable recovery was not measured"))
-    if facts.number("phantoms"):
-        found.append(("出现从未提交却存在的写入", "writes exist that nobody made"))
-    if facts.flag("negative_control.condemned") is not True:
-        found.append(("反向对照没有被判为失败", "the negative control was not condemned"))
-    for check in facts.items("checks"):
-        name = check.get("name", "?") if isinstance(check, Mapping) else "?"
-        if not isinstance(check, Mapping) or check.get("ran") is not True:
-            found.append((f"检查未执行：{name}", f"a check did not run: {name}"))
-        elif check.get("passed") is not True:
-            found.append((f"检查未通过：{name}", f"a check did not pass: {name}"))
-    return [{"zh": zh, "en": en} for zh, en in found]

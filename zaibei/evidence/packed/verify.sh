@@ -1,10 +1,11 @@
 #!/bin/sh
 # Checks an evidence pack with sh, openssl, xxd and the usual POSIX tools. Nothing else is needed.
 #
-#   sh verify.sh [--fingerprint HEX]... [PACK]
+#   sh verify.sh [--fingerprint HEX]... [--at-least SIZE:ROOT]... [PACK]
 #
 # PACK: the folder of the pack; without it, the folder this script lies in. --fingerprint: once for each
-# key, as printed in the signed report; then a pack made with other keys is refused.
+# key, as printed in the signed report; then a pack made with other keys is refused, and a witness has a
+# name only when its key is among them. --at-least: a checkpoint noted earlier; the log must go on from it.
 # Ends with 0 and the word VERIFIED only after the last check; otherwise with 8.
 # It fails closed: there is no `[ a = b ] && ok` here, every test is followed by `|| die`.
 set -eu
@@ -37,6 +38,7 @@ die() {
 say() { printf '%s\n' "$*"; }
 
 trusted=
+noted=
 here=$(dirname -- "$0")
 pack=
 while [ $# -gt 0 ]; do
@@ -44,6 +46,13 @@ while [ $# -gt 0 ]; do
     --fingerprint)
       [ $# -ge 2 ] || die "--fingerprint needs a value"
       trusted="$trusted $(printf %s "$2" | tr -d ':' | tr A-F a-f)"
+      shift 2
+      ;;
+    --at-least)
+      [ $# -ge 2 ] || die "--at-least needs a value"
+      printf '%s\n' "$2" | grep -q -x '[1-9][0-9]\{0,6\}:[A-Za-z0-9+/]\{43\}=' ||
+        die "--at-least needs SIZE:ROOT as the report prints it"
+      noted="$noted $2"
       shift 2
       ;;
     -*) die "unknown option $1" ;;
@@ -56,7 +65,7 @@ while [ $# -gt 0 ]; do
 done
 pack=$(cd -- "${pack:-$here}" && pwd) || die "no such folder"
 
-for tool in openssl xxd base64 sha256sum sed grep sort uniq head tail cut tr wc find cmp split paste od mktemp dirname; do
+for tool in openssl xxd base64 sha256sum awk sed grep sort uniq head tail cut tr wc find cmp split paste od mktemp dirname; do
   command -v "$tool" >/dev/null 2>&1 || die "this machine has no $tool"
 done
 work=$(mktemp -d) || die "no temporary folder"
@@ -143,6 +152,240 @@ hash_lines() {
   [ "$(wc -l <"$2")" -eq "$(wc -l <"$1")" ] || die "hashing went wrong"
 }
 
+# root_of_first N: the root over the first N leaves, in hex, to $work/top
+root_of_first() {
+  head -n "$1" "$work/leaves" >"$work/top"
+  while [ "$(wc -l <"$work/top")" -gt 1 ]; do
+    count=$(wc -l <"$work/top")
+    head -n $((count / 2 * 2)) "$work/top" | paste -d '\0' - - | sed 's/^/01/' >"$work/pairs"
+    hash_lines "$work/pairs" "$work/next" 65
+    if [ $((count % 2)) -eq 1 ]; then tail -n 1 "$work/top" >>"$work/next"; fi
+    mv "$work/next" "$work/top"
+  done
+}
+
+# goes_on_from: the log begins with the entries of every checkpoint that was noted earlier
+goes_on_from() {
+  for earlier in $noted; do
+    n=${earlier%%:*}
+    [ "$n" -le "$size" ] || die "the log has $size entries; $n were noted earlier"
+    root_of_first "$n"
+    [ "$(xxd -r -p <"$work/top" | base64 -w0)" = "${earlier#*:}" ] ||
+      die "the first $n entries are not the ones that were noted earlier"
+  done
+}
+
+# name_witness FILE NAME: by its name only when its key is among the given fingerprints
+name_witness() {
+  finger=$(grep -F -e "  $1" "$work/fingers" | cut -c1-64)
+  case " $trusted " in
+    *" $finger "*)
+      say "checkpoint: cosigned by $2"
+      known=$((known + 1))
+      ;;
+    *) say "note: cosigned by an unknown key: $finger" ;;
+  esac
+}
+
+# facts_of PAYLOAD: what the list of drills needs of one statement, a line for each fact. The rules for a
+# PASS are those of zaibei/evidence/pass_rules.py.
+facts_of() {
+  awk '
+  function fail() { bad = 1; exit 1 }
+  function text(    from, c) {
+    from = ++at
+    while ((c = substr(s, at, 1)) != "\"") {
+      if (c == "" ) fail()
+      at += (c == "\\") ? 2 : 1
+    }
+    return substr(s, from, at++ - from)
+  }
+  function value(path,    c, from, key, n) {
+    c = substr(s, at, 1)
+    from = at
+    if (c == "\"") V[path] = "\"" text() "\""
+    else if (c == "{" || c == "[") {
+      at++
+      T[path] = c
+      if (substr(s, at, 1) == (c == "{" ? "}" : "]")) at++
+      else
+        for (n = 0; ; n++) {
+          key = n
+          if (c == "{") {
+            if (substr(s, at, 1) != "\"") fail()
+            key = text()
+            if (substr(s, at++, 1) != ":") fail()
+          }
+          value(path SEP key)
+          N[path] = n + 1
+          key = substr(s, at++, 1)
+          if (key == (c == "{" ? "}" : "]")) break
+          if (key != ",") fail()
+        }
+    } else {
+      if (!match(substr(s, at, 64), /^[-+0-9.eEa-z]+/)) fail()
+      V[path] = substr(s, at, RLENGTH)
+      at += RLENGTH
+    }
+    if (path == P "required" || index(path, P "due" SEP) == 1) RAW[path] = substr(s, from, at - from)
+  }
+  function number(name) { return (P name) in V && V[P name] ~ /^-?[0-9]/ }
+  function amount(name) { return V[P name] + 0 }
+  function some(name) { return number(name) && amount(name) != 0 }
+  function unfit(    i, j, name, needed, got, goal, lost, held, listed, told) {
+    goal = "objective" SEP "rpo_s"
+    lost = "objects" SEP "lost"
+    if (!number(goal) || amount(goal) < 0 || !some("acked") || !number("lost") || !number(lost)) return 1
+    if (some("lost") || some(lost)) {
+      if (amount(goal) == 0 || !some("rpo_s") || amount("rpo_s") > amount(goal)) return 1
+      if (amount("lost") >= amount("acked")) return 1
+    }
+    if (!number("phantoms") || !number("resurrected") || !number("epoch_overlap")) return 1
+    if (some("phantoms") || some("resurrected") || some("epoch_overlap")) return 1
+    goal = "objective" SEP "rto_s"
+    if (!number(goal) || amount(goal) <= 0) return 1
+    if (!number("rto_first_s") || !number("rto_stable_s")) return 1
+    if (amount("rto_first_s") > amount(goal) || amount("rto_stable_s") > amount(goal)) return 1
+    if (V[P "negative_control" SEP "condemned"] != "true") return 1
+    for (i = 0; i < N[P "checks"]; i++) {
+      j = P "checks" SEP i SEP
+      if (V[j "ran"] != "true" || V[j "passed"] != "true") return 1
+      held[V[j "name"]] = 1
+    }
+    if (T[P "checks"] != "[" || T[P "required"] != "[") return 1
+    for (i = 0; i < N[P "required"]; i++) {
+      name = V[P "required" SEP i]
+      listed[name] = 1
+      if (!(name in held)) return 1
+    }
+    needed = "ledger-whole takeover backup-committed restore-verified replicas-agree objects-converged" \
+      " failback nothing-left negative-control"
+    if (T[P "surge"] != "" || ((P "surge") in V && V[P "surge"] != "null")) needed = needed " surge-generator"
+    split(needed, got, " ")
+    for (i in got) if (!(("\"" got[i] "\"") in listed)) return 1
+    j = 0
+    for (i = 0; i < N["subject"]; i++) {
+      name = V["subject" SEP i SEP "name"]
+      told[name] = V["subject" SEP i SEP "digest" SEP "sha256"]
+      if (name == "\"ledger.jsonl\"" || name == "\"ledger.jsonl.gz\"") j = 1
+    }
+    if (!j || T[P "artefacts"] != "[" || N[P "artefacts"] != N["subject"]) return 1
+    for (i = 0; i < N[P "artefacts"]; i++) {
+      j = P "artefacts" SEP i SEP
+      if (!(V[j "name"] in told) || told[V[j "name"]] != V[j "sha256"]) return 1
+      delete told[V[j "name"]]
+    }
+    return 0
+  }
+  { s = s $0 }
+  END {
+    if (bad) exit 1
+    SEP = "\034"
+    P = "predicate" SEP
+    at = 2
+    if (s ~ /[\001-\037]/) fail()
+    for (;;) {
+      key = text()
+      if (substr(s, at++, 1) != ":") fail()
+      value(key)
+      c = substr(s, at++, 1)
+      if (c == "}") break
+      if (c != ",") fail()
+    }
+    if (at != length(s) + 1) fail()
+    verdict = V[P "verdict"]
+    gsub(/"/, "", verdict)
+    if (verdict != "PASS" && verdict != "FAIL" && verdict != "INVALID") verdict = "no verdict"
+    print "verdict\t" verdict
+    print "scenario\t" V[P "scenario"]
+    print "stamp\t" V[P "recorded_at"]
+    print "required\t" RAW[P "required"]
+    if (verdict == "PASS" && unfit()) print "denied\t1"
+    if (T[P "due"] != "[") print "due\t!"
+    for (i = 0; i < N[P "due"]; i++) print "due\t" RAW[P "due" SEP i]
+  }' "$1"
+}
+
+# list_drills: every drill of the log with its verdict, every schedule with what answered it
+list_drills() {
+  : >"$work/facts"
+  while read -r i kind drill; do
+    case $kind in
+      schedule/v1 | intent/v1 | drill/v1 | aborted/v1) ;;
+      *) continue ;;
+    esac
+    chosen=0
+    if grep -q -x -e "$i" "$work/taken"; then chosen=1; fi
+    facts_of "$work/payload/$(printf %07d "$i")" >"$work/some" || die "the statement of entry $i cannot be read"
+    printf 'entry\t%s\t%s\t%s\t%s\n' "$i" "${kind%/*}" "$drill" "$chosen" >>"$work/facts"
+    cat "$work/some" >>"$work/facts"
+  done <"$work/table"
+  awk -F '\t' -v packed="$(sed -n 4p "$work/text.manifest" | cut -c8-)" '
+  function plain(stamp) {
+    gsub(/"/, "", stamp)
+    if (stamp !~ /^[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9](\.[0-9]+)?Z$/) return ""
+    return stamp
+  }
+  function later(stamp) { if (substr(stamp, 1, 19) > substr(now, 1, 19)) now = stamp }
+  function field(item, name,    a) {
+    a = item
+    if (!sub("^.*\"" name "\":\"", "", a)) return ""
+    sub(/".*$/, "", a)
+    return a
+  }
+  function known(item) {
+    if (item !~ /^{"by":"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9](T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]Z)?"(,"drill":"[A-Za-z0-9][A-Za-z0-9_-]*")?(,"every_s":[0-9]+)?(,"owner":"[^"\\]*")?(,"scenario":"[A-Za-z0-9][A-Za-z0-9_-]*")?}$/) return 0
+    if ((item ~ /,"drill":"/) + (item ~ /,"scenario":"[^"]*"}$/) != 1) return 0
+    return length(name_of(item)) <= 80
+  }
+  function name_of(item) { return item ~ /,"drill":"/ ? field(item, "drill") : field(item, "scenario") }
+  function answer(at, item,    by, name, n, j, late) {
+    by = field(item, "by")
+    name = name_of(item)
+    n = length(by) == 10 ? 10 : 19
+    for (j = at + 1; j <= count; j++) {
+      if (kind[j] != "drill" || (verdict[j] != "PASS" && verdict[j] != "FAIL")) continue
+      if (scenario[j] != "\"" name "\"" && drill[j] != name) continue
+      if (stamp[j] == "") continue
+      late = substr(stamp[j], 1, n) > substr(by, 1, n)
+      return name " by " by ": " (late ? "overdue, run late, " : "met, ") drill[j] " " verdict[j]
+    }
+    return name " by " by ": " (substr(now, 1, n) > substr(by, 1, n) ? "overdue" : "due")
+  }
+  BEGIN { now = packed }
+  $1 == "entry" { count++; entry[count] = $2; kind[count] = $3; drill[count] = $4; chosen[count] = $5 }
+  $1 == "verdict" { verdict[count] = $2 }
+  $1 == "scenario" { scenario[count] = $2 }
+  $1 == "required" { required[count] = $2 }
+  $1 == "stamp" { stamp[count] = plain($2); later(stamp[count]) }
+  $1 == "denied" { denied[count] = 1 }
+  $1 == "due" { item[count, ++items[count]] = $2 }
+  END {
+    for (j = 1; j <= count; j++) {
+      if (kind[j] == "intent") { announced[drill[j]] = j; order[++drills] = j }
+      else if (kind[j] != "schedule") end[drill[j]] = j
+      if (kind[j] == "schedule") schedules++
+    }
+    for (k = 1; k <= drills; k++) {
+      intent = order[k]
+      j = drill[intent] in end ? end[drill[intent]] : intent
+      word = verdict[j]
+      if (kind[j] == "intent") word = "no end in this log"
+      if (kind[j] == "aborted") word = "aborted"
+      if (word == "PASS" && (denied[j] || required[j] != required[intent])) word = "INVALID, recorded as PASS"
+      print "drill " drill[j] ": " word (chosen[j] ? "" : " (not chosen)")
+    }
+    if (!schedules) print "note: schedule: none"
+    for (j = 1; j <= count; j++) {
+      if (kind[j] != "schedule") continue
+      odd = 0
+      for (k = 1; k <= items[j]; k++) if (!known(item[j, k])) odd = 1
+      if (odd) print "note: schedule " entry[j] ": not in a form that can be compared; read it"
+      else for (k = 1; k <= items[j]; k++) print "schedule " entry[j] ": " answer(j, item[j, k])
+    }
+  }' "$work/facts" || die "the list of drills could not be made"
+}
+
 # --- 1. the manifest and every file ------------------------------------------------------------------
 
 have MANIFEST
@@ -164,6 +407,7 @@ printf '%s' "$origin" | grep -q -x '[a-zA-Z0-9:./_-][a-zA-Z0-9:./_-]*' || die "t
 signature_of 1 "$origin" "$(key_id "$origin" 01 "$work/ed.raw")" manifest
 check_ed25519 "$edkey" "$work/text" "$work/sig" manifest
 
+cp "$work/text" "$work/text.manifest"
 tail -n +5 "$work/text" >"$work/sums"
 if grep -q -v -x '[0-9a-f]\{64\}  [A-Za-z0-9._/-][A-Za-z0-9._/-]*' "$work/sums"; then
   die "the manifest is malformed"
@@ -244,6 +488,7 @@ else
 fi
 total=$(wc -l <"$work/lines")
 : >"$work/watched"
+known=0
 while [ "$at" -le "$total" ]; do
   name=$(sed -n "${at}p" "$work/lines" | cut -d' ' -f2)
   file=witness-${name#urn:zaibei:witness:}.pub
@@ -255,13 +500,18 @@ while [ "$at" -le "$total" ]; do
   tail -c +9 "$work/sig" >"$work/wsig"
   { printf 'cosignature/v1\ntime %d\n' "0x$(cat "$work/stamp")"; cat "$work/text"; } >"$work/cosigned"
   check_ed25519 "$pack/keys/$file" "$work/cosigned" "$work/wsig" "checkpoint by $name"
-  say "checkpoint: cosigned by $name"
+  name_witness "$file" "$name"
   printf '%s\n' "$file" >>"$work/watched"
   at=$((at + 1))
 done
 grep '^witness-' "$work/keyfiles" >"$work/watching" || :
 sort "$work/watched" >"$work/again"
 same "$work/again" "$work/watching" "a witness key has no line in the checkpoint"
+if [ ! -s "$work/watching" ]; then
+  say "note: no witness signed the checkpoint"
+elif [ "$known" -eq 0 ]; then
+  say "note: no witness whose key was compared signed the checkpoint"
+fi
 
 # --- 4. the log: every entry under the root ----------------------------------------------------------
 
@@ -329,6 +579,7 @@ roothex=$(cat "$work/now")
 grep '^log/' "$work/listed" | sort >"$work/again"
 sort "$work/logfiles" >"$work/logdue"
 same "$work/again" "$work/logdue" "the log has files too many or too few"
+goes_on_from
 say "log: $size entries, each under the signed root"
 
 # --- 5. every statement: its signature and its form --------------------------------------------------
@@ -484,11 +735,16 @@ done <"$work/schedules"
 grep '^schedule/' "$work/listed" >"$work/again" || :
 same "$work/again" "$work/due" "the schedule is not the one in the log"
 
+# --- 8. what else is in the log ----------------------------------------------------------------------
+
+list_drills
+
 # --- the end -----------------------------------------------------------------------------------------
 
 say ""
 say "pack:  $title"
 say "log:   $origin, $size entries, root $root"
+say "checkpoint $size:$root"
 if [ -n "$trusted" ]; then
   say "keys:  they are the ones whose fingerprints were given"
 else

@@ -1,0 +1,38 @@
+"""Hold a log to checkpoints that were written down earlier, on paper: `SIZE:ROOT`. Pure.
+
+A folder that is put back as it was before a failed drill verifies by itself. A checkpoint that an
+auditor noted in between does not fit it any more.
+"""
+
+import base64
+from collections.abc import Sequence
+
+from zaibei.evidence import tree
+from zaibei.evidence.record import Entry
+from zaibei.kernel.errors import Damage, Usage
+
+
+def parse(text: str) -> tuple[int, bytes]:
+    """`SIZE:ROOT` as it is printed in a report. Raises Usage."""
+    size, colon, root = text.partition(":")
+    try:
+        raw = base64.b64decode(root, validate=True)
+    except ValueError:
+        raw = b""
+    plain = size.isascii() and size.isdigit() and str(int(size)) == size and size != "0"
+    if not colon or not plain or len(raw) != 32 or base64.b64encode(raw).decode() != root:
+        raise Usage(
+            f"not a noted checkpoint: {text!r}",
+            hint="SIZE:ROOT as the report prints it: a number, a colon, 44 characters",
+        )
+    return int(size), raw
+
+
+def held_to(logged: Sequence[Entry], earlier: Sequence[tuple[int, bytes]]) -> None:
+    """The log begins with the entries of every checkpoint that was noted: nothing was taken back."""
+    leaves = [tree.leaf_hash(e.envelope) for e in logged]
+    for size, root in earlier:
+        if size > len(leaves):
+            raise Damage(f"the log has {len(leaves)} entries; {size} were noted earlier")
+        if tree.root(leaves[:size]) != root:
+            raise Damage(f"the first {size} entries are not the ones that were noted earlier")

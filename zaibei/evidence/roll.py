@@ -1,0 +1,180 @@
+"""List what a whole log holds: every drill with its verdict, every due drill with what answered it. Pure.
+
+A pack is about a few chosen entries; the log in it holds all of them. A drill that failed and was not
+chosen, and one that was due and never ran, are found here and in `verify.sh` by the same rules.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from zaibei.evidence.kinds import Kind
+from zaibei.evidence.pass_rules import contradictions
+from zaibei.evidence.record import RECORDED_AT, Entry
+
+VERDICTS = ("PASS", "FAIL", "INVALID")
+_MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
+_ITEM = {"by", "drill", "every_s", "owner", "scenario"}
+_BY = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\dZ)?")
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+_OWNER = re.compile(r'[^"\\\x00-\x1f]*')  # what a shell reads without unescaping
+
+
+class State(StrEnum):
+    """Of a drill that was due."""
+
+    MET = "met"
+    OVERDUE = "overdue"
+    DUE = "due"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """One drill of the log, by its end; or by its intent when it has none."""
+
+    drill_id: str
+    index: int
+    scenario: str | None
+    verdict: str  # PASS, FAIL, INVALID, aborted, `no end`; `no verdict` for an outcome without one
+    chosen: bool  # for this pack
+    denied: tuple[dict[str, str], ...]  # what its own data say against a recorded PASS, zh and en
+
+    def __str__(self) -> str:
+        recorded = "INVALID, recorded as PASS" if self.denied else self.verdict
+        return f"drill {self.drill_id}: {recorded}{'' if self.chosen else ' (not chosen)'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """One line of one schedule statement."""
+
+    index: int  # of the statement
+    scenario: str
+    by: str
+    state: State
+    answered_by: str | None  # drill id; with OVERDUE: too late
+    verdict: str | None
+
+    def __str__(self) -> str:
+        line = f"schedule {self.index}: {self.scenario} by {self.by}: {self.state}"
+        if self.answered_by is None:
+            return line
+        late = "run late, " if self.state is State.OVERDUE else ""
+        return f"{line}, {late}{self.answered_by} {self.verdict}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roll:
+    drills: tuple[Drill, ...]
+    due: tuple[Due, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def overdue(self) -> tuple[Due, ...]:
+        return tuple(d for d in self.due if d.state is State.OVERDUE)
+
+
+def call_roll(logged: Sequence[Entry], *, chosen: frozenset[int], as_of: str) -> Roll:
+    """`as_of`: RFC 3339, when the pack was made. What is due later than that is not overdue yet."""
+    schedules = [e for e in logged if e.statement.predicate_type == Kind.SCHEDULE]
+    notes = [] if schedules else ["schedule: none"]
+    due: list[Due] = []
+    now = max([as_of, *(s for e in logged if (s := _stamp(e)))], key=lambda s: s[:19])
+    for entry in schedules:
+        items = due_items(entry)
+        if items is None:
+            notes.append(f"schedule {entry.index}: not in a form that can be compared; read it")
+            continue
+        due += (_answered(entry.index, name, by, logged, now=now) for name, by in items)
+    return Roll(drills=_drills(logged, chosen), due=tuple(due), notes=tuple(notes))
+
+
+def due_items(entry: Entry) -> list[tuple[str, str]] | None:
+    """Scenario and date of each line; None unless all of them have the one form.
+
+    The form is narrow because the script reads it with patterns: both must read the same.
+    """
+    found = entry.statement.predicate.get("due")
+    if not isinstance(found, list):
+        return None
+    read = [_item(item) for item in found]
+    return None if None in read else [item for item in read if item]
+
+
+def _item(item: object) -> tuple[str, str] | None:
+    if not isinstance(item, Mapping):
+        return None
+    if len({"scenario", "drill"} & set(item)) != 1 or set(item) - _ITEM:
+        return None
+    by, owner, every = item.get("by"), item.get("owner", ""), item.get("every_s", 0)
+    name = item.get("scenario", item.get("drill"))
+    if not (isinstance(by, str) and isinstance(owner, str) and isinstance(name, str)):
+        return None
+    if not isinstance(every, int) or isinstance(every, bool) or every < 0:
+        return None
+    good = _BY.fullmatch(by) and _NAME.fullmatch(name) and _OWNER.fullmatch(owner)
+    return (name, by) if good else None
+
+
+def _answered(index: int, name: str, by: str, logged: Sequence[Entry], *, now: str) -> Due:
+    """The first drill after the statement that measured something; in time, or else late."""
+
+    def due(state: State, drill_id: str | None = None, verdict: str | None = None) -> Due:
+        return Due(
+            index=index, scenario=name, by=by, state=state, answered_by=drill_id, verdict=verdict
+        )
+
+    length = 10 if len(by) == 10 else 19  # a day lasts to its end
+    for entry in logged[index + 1 :]:
+        said = entry.statement
+        verdict = said.predicate.get("verdict")
+        names = (said.predicate.get("scenario"), said.drill_id)
+        stamp = _stamp(entry)
+        if said.predicate_type != Kind.OUTCOME or verdict not in _MEASURED or name not in names:
+            continue
+        if stamp is not None:
+            in_time = stamp[:length] <= by[:length]
+            return due(State.MET if in_time else State.OVERDUE, said.drill_id, verdict)
+    return due(State.OVERDUE if now[:length] > by[:length] else State.DUE)
+
+
+def _drills(logged: Sequence[Entry], chosen: frozenset[int]) -> tuple[Drill, ...]:
+    intents = {e.statement.drill_id: e for e in logged if e.statement.predicate_type == Kind.INTENT}
+    ends = {
+        e.statement.drill_id: e
+        for e in logged
+        if e.statement.predicate_type in {Kind.OUTCOME, Kind.ABORTED}
+    }
+    found = []
+    for drill_id in dict.fromkeys([*intents, *ends]):
+        entry = ends.get(drill_id) or intents[drill_id]
+        intent = intents.get(drill_id)
+        scenario = entry.statement.predicate.get("scenario")
+        found.append(
+            Drill(
+                drill_id=str(drill_id),
+                index=entry.index,
+                scenario=scenario if isinstance(scenario, str) else None,
+                verdict=_verdict(entry),
+                chosen=entry.index in chosen,
+                denied=tuple(contradictions(entry.statement, intent.statement if intent else None)),
+            )
+        )
+    return tuple(found)
+
+
+def _verdict(entry: Entry) -> str:
+    if entry.statement.predicate_type == Kind.INTENT:
+        return "no end in this log"
+    if entry.statement.predicate_type == Kind.ABORTED:
+        return "aborted"
+    said: Any = entry.statement.predicate.get("verdict")
+    return said if said in VERDICTS else "no verdict"
+
+
+def _stamp(entry: Entry) -> str | None:
+    said = entry.statement.predicate.get(RECORDED_AT)
+    return said if isinstance(said, str) and _STAMP.fullmatch(said) else None
