@@ -3,9 +3,6 @@ order its blobs have in the files. Fetching, opening and writing run beside each
 lock; memory is bounded by the packs in flight and by the pieces of two stretches.
 """
 
-# Names are bytes here, and pathlib refuses bytes.
-# ruff: noqa: PTH108
-
 import os
 import stat
 import threading
@@ -16,20 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.ground import UNFIT, Ground, begin_writing, twice
+from backup.below import twice
+from backup.ground import UNFIT, Ground
 from backup.pack import Entry, open_blob
 from backup.reader import Reader
 from backup.seal import Kind, Seal
 from backup.tree import Extent, Node, segments
 from zaibei.kernel import direct
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.syscalls import begin_writing
 
 STRETCH: Final = 8192  # pieces that are planned together
 FETCHERS: Final = 4
 PACKS_IN_FLIGHT: Final = 6
 # With one more than there are processors they spent their time in the queue of a directory and of the interpreter.
 OPENERS: Final = max(2, min(8, os.cpu_count() or 1))
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_SOON: Final = (
     256 << 10
 )  # smaller ones are left to the kernel: a call for each costs more than it gives
@@ -189,7 +187,7 @@ class Layer:
             return
         if file.lost is None:
             try:
-                fd = os.open(file.temporary, _CREATE, 0o600)
+                fd = self._ground.growing(file.temporary)
                 try:
                     _write(fd, plain, offset, file.where)
                 finally:
@@ -208,13 +206,13 @@ class Layer:
         if file.lost is not None:
             self._finish(file)
             return
-        fd = os.open(file.temporary, _CREATE, 0o600)
+        fd = self._ground.growing(file.temporary)
         try:
             if plain:
                 _write(fd, plain, 0, None)
             elif file.node.size_bytes:
                 os.ftruncate(fd, file.node.size_bytes)  # all of it is one hole
-            self._ground.dress(fd, file.node)
+            self._ground.dresser.dress(fd, file.node)
         except OSError as unfit:
             self._unfit(file, unfit)
         finally:
@@ -225,18 +223,17 @@ class Layer:
         if file.lost is None:
             try:
                 if not dressed:
-                    fd = os.open(file.temporary, _CREATE, 0o600)
+                    fd = self._ground.growing(file.temporary)
                     try:
                         os.ftruncate(fd, file.node.size_bytes)
-                        self._ground.dress(fd, file.node)
+                        self._ground.dresser.dress(fd, file.node)
                     finally:
                         os.close(fd)
                 self._ground.publish(file.temporary, file.node.path)
             except OSError as unfit:
                 self._unfit(file, unfit)
         if file.lost is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(file.temporary)
+            self._ground.drop(file.temporary)
             self._lost(file.node, file.lost)
             return
         with self._lock:
@@ -253,27 +250,53 @@ class Layer:
 def whole(ground: Ground, reader: Reader, node: Node) -> bool:
     """Whether the file that is there is the one that was backed up: by the ids of its contents, for times
     and sizes say nothing about a file that a dying machine wrote. A file that is not is removed."""
-    real = ground.real(node.path)
     try:
-        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = ground.reopened(node.path)
     except FileNotFoundError:
         return False
-    except OSError:
-        os.unlink(real)
+    except OSError as other:
+        if other.errno in UNFIT:
+            return False
+        ground.remove(node.path)
         return False
     try:
         now = os.fstat(fd)
         if stat.S_ISDIR(now.st_mode):
             raise twice(node.path)
-        same = (
-            stat.S_ISREG(now.st_mode) and now.st_size == node.size_bytes and _same(fd, reader, node)
-        )
+        same = ground.mine(now, node) and now.st_size == node.size_bytes
+        if same and now.st_nlink > 1:
+            return _apart(ground, reader, node, fd)
+        same = same and _same(fd, reader, node)
         if same:
-            ground.dress(fd, node)
+            ground.dresser.dress(fd, node)
     finally:
         os.close(fd)
     if not same:
-        os.unlink(real)
+        ground.remove(node.path)
+    return same
+
+
+def _apart(ground: Ground, reader: Reader, node: Node, fd: int) -> bool:
+    """A file with several names is copied and the copy compared: another account that could write there may have linked
+    a file from outside, which must keep its owner. The other names are made again at the end."""
+    temporary = ground.temporary()
+    copy = ground.growing(temporary)
+    try:
+        for begin, length in segments(node):
+            at, end = begin, begin + length
+            while at < end and (done := os.copy_file_range(fd, copy, end - at, at, at)):
+                at += done
+        os.ftruncate(copy, node.size_bytes)
+        same = _same(copy, reader, node)
+        if same:
+            ground.dresser.dress(copy, node)
+    finally:
+        os.close(copy)
+    ground.remove(node.path)
+    if same:
+        ground.publish(temporary, node.path)
+    else:
+        ground.drop(temporary)
     return same
 
 

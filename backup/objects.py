@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
+from backup.dresser import told
 from backup.errors import NotEmpty
-from backup.ground import STAGE, told
+from backup.ground import STAGE
 from backup.reader import Reader
 from backup.repository import retry
 from backup.source import Entry, Source, View, entries

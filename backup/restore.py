@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from backup.ground import STAGE, UNFIT, Ground, Unfit, told, twice
+from backup.below import twice
+from backup.dresser import told
+from backup.ground import UNFIT, Ground, Unfit
 from backup.later import Later
 from backup.laying import OPENERS, Layer, whole
 from backup.reader import Reader
@@ -51,6 +53,10 @@ class Restored:
     kept: int = 0  # files that were there already, whole
     unset: tuple[str, ...] = ()  # what this account or filesystem would not have
     unset_count: int = 0
+    privileged: tuple[
+        str, ...
+    ] = ()  # what can give rights on this machine; set, or left out if asked
+    privileged_count: int = 0
     taken: tuple[str, ...] = ()  # what came from another vault, because the first one is damaged
     lost: tuple[str, ...] = ()  # what no vault gave
 
@@ -84,13 +90,19 @@ def restore(
     wanted: Wanted = everything,
     view: View | None = None,
     resume: bool = False,
+    special: bool = True,
 ) -> Restored:
     """`sources`: the first is read; the others hold the same run, for what is damaged in it. `wanted` is asked
-    with the path as the listing has it, a directory's with a slash at its end."""
+    with the path as the listing has it, a directory's with a slash at its end. `special` false: no setuid or setgid
+    bits, `security.` attributes or device nodes."""
     content = sources[0].snapshot.content
-    ground = Ground(target)
-    with _disk(target):
-        ground.begin(mark_of(content), resume=resume)
+    ground = Ground(target, special=special)
+    try:
+        with _disk(target):
+            ground.begin(mark_of(content), resume=resume)
+    except BaseException:
+        ground.close()
+        raise
     run = _Run(sources, ground, wanted, view or _as_listed, progress)
     run.total = content.size_bytes if wanted is everything and view is None else None
     try:
@@ -105,6 +117,7 @@ def restore(
         raise
     finally:
         run.close()
+        ground.close()
 
 
 def _as_listed(listing: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
@@ -132,7 +145,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.layer = Layer(self.ground, lost=self._lose, done=self._done)
-        self.later = Later(Path(os.fsdecode(self.ground.real(STAGE))) / "later")
+        self.later = Later(self.ground.own(b"later"))
 
     def run(self) -> Restored:
         first = self.sources[0]
@@ -240,8 +253,8 @@ class _Run:
             self.progress.note(f"{name}: {bad.message}")
         for path, was in missing.items():
             # A name that is there is a whole file: that, and not that nobody complained.
-            there = os.path.lexists(self.ground.real(path))
-            if path in tried and path not in self.lost and there:
+            there = path in tried and path not in self.lost
+            if there and self.ground.there(path) is not None:
                 self._take(f"{told(path)}, whole, from {name}: {was[1]}")
             else:
                 self.lost[path] = was
@@ -267,10 +280,9 @@ class _Run:
                     continue
                 if (node.type is Type.LINK) == symbolic and self._made(self.ground.make, node):
                     count[node.type] += 1
-        for node in reversed(self.later):
-            real = self.ground.real(node.path)
-            if node.type is Type.DIRECTORY and os.path.lexists(real):
-                self.ground.dress(real, node)
+        # Deepest first, and everything in it is made: a directory that has its mode may be another account's.
+        for node in self.later.deepest_first():
+            if node.type is Type.DIRECTORY and self.ground.dress_directory(node):
                 count[Type.DIRECTORY] += 1
         return Restored(
             files=self.layer.files + self.kept + count[Type.FILE],
@@ -279,8 +291,10 @@ class _Run:
             special=sum(count[t] for t in (Type.FIFO, Type.SOCKET, Type.CHAR, Type.BLOCK)),
             size_bytes=self.layer.size_bytes + self.kept_bytes,
             kept=self.kept,
-            unset=tuple(self.ground.unset),
-            unset_count=self.ground.unset_count,
+            unset=tuple(self.ground.dresser.unset),
+            unset_count=self.ground.dresser.unset_count,
+            privileged=tuple(self.ground.dresser.privileged),
+            privileged_count=self.ground.dresser.privileged_count,
             taken=tuple(self.taken),
             lost=tuple(f"{told(path)}: {why}" for path, (_, why) in self.lost.items()),
         )

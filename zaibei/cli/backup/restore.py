@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets people in masked"
 
+_SHOWN: Final = 20  # of what can give rights, on the terminal; --json has more
 _AFTER_CUT = "what has its name is whole: the same command with --resume goes on"
 
 
@@ -59,6 +60,13 @@ def restore(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted restore.")
     ] = False,
+    no_special: Annotated[
+        bool,
+        typer.Option(
+            "--no-special",
+            help="No setuid or setgid bits, file capabilities, labels or device nodes.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would come back.")
     ] = False,
@@ -68,6 +76,9 @@ def restore(
     json: Json = False,
 ) -> None:
     """Files back. A PostgreSQL snapshot comes back as a data directory; `rehearse` starts one.
+
+    Setuid and setgid bits, file capabilities and device nodes are counted and named: a host that was not your own to
+    the end could have put them there.
 
     With several --repo, what is damaged in one is taken from another, named, and the command ends with 1; also when
     the newest snapshot that this machine has seen is gone."""
@@ -106,7 +117,7 @@ def restore(
             if dry_run:
                 done = _survey(sources, bar, filters)
             elif target is not None:
-                done = _to_directory(sources, target, bar, resume, filters)
+                done = _to_directory(sources, target, bar, resume, not no_special, filters)
             else:
                 filters.pop("view")
                 done = _to_bucket(sources, to_bucket or "", bar, at, resume, filters)
@@ -136,6 +147,7 @@ def restore(
         },
         [
             f"snapshot {one.sequence} of {sources[0].repository.name}: {done.line}",
+            *_rights(done.fields, special=not no_special),
             *(f"NOT SET: {u}" for u in done.fields.get("unset", ())),
             *(f"TAKEN FROM ELSEWHERE: {t}" for t in done.fields.get("taken", ())),
             *(f"LOST: {x}" for x in done.fields.get("lost", ())),
@@ -148,6 +160,21 @@ def restore(
         ],
     )
     raise typer.Exit(0 if whole else 1)
+
+
+def _rights(fields: dict[str, Any], *, special: bool) -> list[str]:
+    """What can make its user root here. The host that wrote the snapshot put it there."""
+    count = fields.get("privileged_count", 0)
+    if not count:
+        return []
+    shown = fields["privileged"][:_SHOWN]
+    what = "restored" if special else "left out (--no-special)"
+    more = [f"PRIVILEGED: and {count - len(shown)} more"] * (count > len(shown))
+    return [
+        f"PRIVILEGED: {count} entries that can give rights on this machine, {what}:",
+        *(f"PRIVILEGED: {one}" for one in shown),
+        *more,
+    ]
 
 
 def _demand_apart(target: Path, urls: Sequence[str]) -> None:
@@ -187,11 +214,16 @@ def _survey(sources: "list[Source]", bar: Progress, filters: dict[str, Any]) -> 
 
 
 def _to_directory(
-    sources: "list[Source]", target: Path, bar: Progress, resume: bool, filters: dict[str, Any]
+    sources: "list[Source]",
+    target: Path,
+    bar: Progress,
+    resume: bool,
+    special: bool,
+    filters: dict[str, Any],
 ) -> _Done:
     from backup.restore import restore  # noqa: PLC0415
 
-    done = restore(sources, target, progress=bar, resume=resume, **filters)
+    done = restore(sources, target, progress=bar, resume=resume, special=special, **filters)
     return _Done(
         done.sound,
         not (done.files or done.directories or done.links or done.special or done.lost),
@@ -204,6 +236,8 @@ def _to_directory(
             "unset_count": done.unset_count,
             "taken": list(done.taken),
             "lost": list(done.lost),
+            "privileged": list(done.privileged),
+            "privileged_count": done.privileged_count,
         },
     )
 
