@@ -176,11 +176,9 @@ class _basebackup:  # noqa: N801 — reads as a verb at its place
         env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
         self._said = said
         try:
-            self._child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=env
-            )
-        except FileNotFoundError as gone:
-            raise Missing(f"{argv[0]}: no such program", hint="apt install postgresql-15") from gone
+            self._child = process.start(argv, stdout=subprocess.PIPE, stderr=said, env=env)
+        except Missing as gone:
+            raise Missing(gone.message, hint="apt install postgresql-15") from gone
         self._late = threading.Timer(deadline.total_seconds(), self._child.kill)
 
     def __enter__(self) -> tarfile.TarFile:

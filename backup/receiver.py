@@ -44,7 +44,7 @@ BACKOFF_MIN: Final = timedelta(milliseconds=500)
 BACKOFF_MAX: Final = timedelta(seconds=5)
 SPOOL_BYTES_MAX: Final = 8 << 30
 _SEEN_MAX = 100_000
-_STOP_WITHIN = 10.0
+_STOP_WITHIN = timedelta(seconds=10)
 _BREATH = 0.05  # seconds between two rounds, however long the first one took
 _FORKED = "not in this server's history"
 
@@ -162,12 +162,7 @@ class WalArchiver:
         child, self._child = self._child, None
         if child is None:
             return
-        child.terminate()
-        try:
-            child.wait(_STOP_WITHIN)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        process.end(child, within=_STOP_WITHIN)
         self._down_since = self._clock.monotonic()
 
     def lag(self) -> timedelta | None:
@@ -276,9 +271,8 @@ class WalArchiver:
             return
         with self._log().open("wb") as log:
             # --no-loop: its own loop sleeps 5 s and cannot be seen from here; ours is bounded and told.
-            self._child = subprocess.Popen(
-                [tool, "--no-loop", "--synchronous", "-D", str(self._spool), *common],
-                stdin=subprocess.DEVNULL,
+            self._child = process.start(
+                [tool, "--no-loop", "--synchronous", "-D", self._spool, *common],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._env,

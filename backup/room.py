@@ -33,6 +33,7 @@ from backup.roomchecks import amcheck as amcheck_
 from backup.settle import open_doors, settle
 from backup.snapshot import Snapshot
 from backup.target import Action, Recovered, Target, stopped
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -225,23 +226,14 @@ def running(
     again = room.recovered is not None
     progress.step("starting again" if again else f"recovering to {room.target}")
     with room.log.open("wb") as log:
-        child = subprocess.Popen(
-            [
-                str(BIN / "postgres"),
-                "-D",
-                str(room.data),
-                "-c",
-                f"config_file={room.data.parent}/room.conf",
-            ],
-            stdin=subprocess.DEVNULL,
+        child = process.start(
+            [BIN / "postgres", "-D", room.data, "-c", f"config_file={room.data.parent}/room.conf"],
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=room.directory,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-            start_new_session=True,
             user=_account(user),
-            group=_account(user),
-            extra_groups=None if _account(user) is None else [],
+            dies_by=signal.SIGQUIT,
         )
     try:
         with _phase(room, "start" if again else "recovery", clock):
@@ -258,7 +250,7 @@ def running(
             room.checks.append(_account_of(room))
         yield
     finally:
-        _stop(child)
+        process.end(child, how=signal.SIGINT, within=STOP_WITHIN)  # fast shutdown
 
 
 def _why_not_through(room: Room, child: "subprocess.Popen[bytes]") -> str | None:
@@ -338,17 +330,6 @@ def _looked_through(room: Room, user: str) -> Check:
     if room.target.action is Action.PAUSE:
         return Check(name="pg_amcheck", passed=None, detail="the room is read-only")
     return amcheck_(room.directory, port=PORT, role=USER, account=_account(user))
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is not None:
-        return
-    child.send_signal(signal.SIGINT)  # fast shutdown
-    try:
-        child.wait(STOP_WITHIN.total_seconds())
-    except subprocess.TimeoutExpired:
-        child.send_signal(signal.SIGQUIT)  # the room is wiped; nothing here must survive
-        child.wait(STOP_WITHIN.total_seconds())
 
 
 def _give(path: Path, user: str) -> None:

@@ -11,6 +11,8 @@ import hashlib
 import os
 import random
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +27,7 @@ from failover.ledger import Intent, Kind, Ledger, Outcome, Reader
 from failover.measure import Stable, measure
 from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
 from zaibei.config.model import Hazard, Objective
+from zaibei.kernel import process, tree
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, ToolFailed, ZaibeiError
 from zaibei.kernel.ids import new_id
@@ -36,6 +39,7 @@ NAME = "negative-control"
 _BIN = Path("/usr/lib/postgresql/15/bin")
 _OWNER = "postgres"
 _MEMORY = Path("/dev/shm")
+_ROOM = "zaibei-control-"
 _ROOM_BYTES = 512 << 20  # the members take about 100 MiB
 _DEADLINE = timedelta(seconds=20)
 _SOON = timedelta(milliseconds=20)
@@ -115,7 +119,7 @@ def run_control(workdir: Path, clock: Clock, seed: int, progress: Progress) -> C
     made = 0
     trouble = ""
     try:
-        with _members(rng) as members:
+        with _members(rng, clock) as members:
             progress.step("control: honest arm")
             writer = _Writer.begin(workdir, "control-honest", clock, rng)
             survivor = _honest(members, writer)
@@ -366,8 +370,24 @@ class _Member:
             row = at.execute(question).fetchone()
             return None if row is None else row[0]
 
-    def start(self) -> None:
-        self.ctl("start", "-l", str(self.data / "log"), "-o", f"-k {self.socket}")
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Our own child, and not pg_ctl's, which would leave it to init."""
+        with (self.data / "log").open("ab") as log:
+            return process.start(
+                [_BIN / "postgres", "-D", self.data, "-k", self.socket],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                user=self.user,
+                cwd=self.data,
+                dies_by=signal.SIGQUIT,
+            )
+
+    def why_not_up(self) -> str | None:
+        try:
+            self.connect().close()
+        except psycopg.OperationalError as not_yet:
+            return str(not_yet).strip()
+        return None
 
     def stop(self) -> None:
         self.ctl("stop", "-m", "immediate")
@@ -385,10 +405,10 @@ class _Member:
 
 
 class _Members:
-    """Members under one directory, each stopped by its own pid file when the control ends."""
+    """Members under one directory, each ended when the control ends."""
 
-    def __init__(self, root: Path, user: str | None, ending: ExitStack) -> None:
-        self._root, self._user, self._ending = root, user, ending
+    def __init__(self, root: Path, user: str | None, ending: ExitStack, clock: Clock) -> None:
+        self._root, self._user, self._ending, self._clock = root, user, ending, clock
         self._n = 0
 
     def first(self) -> _Member:
@@ -436,13 +456,15 @@ class _Members:
         return _Member(self._root / name, socket, self._user)
 
     def _start(self, member: _Member) -> None:
-        self._ending.callback(_stop_if_running, member)
-        member.start()
-
-
-def _stop_if_running(member: _Member) -> None:
-    if (member.data / "postmaster.pid").exists():
-        member.stop()
+        self._ending.callback(process.end, member.start(), how=signal.SIGQUIT, within=_DEADLINE)
+        wait_until(
+            member.why_not_up,
+            what="a member of the control to start",
+            deadline=_DEADLINE,
+            clock=self._clock,
+            interval=_SOON,
+            hint=f"see {member.data / 'log'}",
+        )
 
 
 def _place() -> Path:
@@ -456,16 +478,27 @@ def _place() -> Path:
     return Path("/tmp")
 
 
+def _sweep() -> None:
+    """Rooms of a control that was killed: they take memory, and nothing else will ever remove them."""
+    for place in (_MEMORY, Path("/tmp")):
+        for room in place.glob(f"{_ROOM}*"):
+            owner, _, rest = room.name.removeprefix(_ROOM).partition(".")
+            if tree.started(owner) != rest.partition(".")[0]:
+                shutil.rmtree(room, ignore_errors=True)
+
+
 @contextmanager
-def _members(rng: random.Random) -> Iterator[_Members]:
+def _members(rng: random.Random, clock: Clock) -> Iterator[_Members]:
     if not (_BIN / "initdb").exists():
         raise Missing(f"{_BIN / 'initdb'}: no such program", hint="apt-get install postgresql-15")
-    root = Path(tempfile.mkdtemp(prefix="zaibei-control-", dir=_place()))
+    _sweep()
+    mine = f"{_ROOM}{os.getpid()}.{tree.started('self')}."
+    root = Path(tempfile.mkdtemp(prefix=mine, dir=_place()))
     user = _OWNER if os.geteuid() == 0 else None
     try:
         if user:
             shutil.chown(root, user, user)
         with ExitStack() as ending:
-            yield _Members(root, user, ending)
+            yield _Members(root, user, ending, clock)
     finally:
         shutil.rmtree(root, ignore_errors=True)

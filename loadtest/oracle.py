@@ -12,7 +12,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from loadtest.results import SurgeResult
 from loadtest.scenario import SurgeScenario
 from loadtest.shapes import Spacing, constant, intended_by
 from loadtest.verdict import Verdict
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import ToolFailed
 from zaibei.kernel.wait import wait_until
@@ -140,12 +141,9 @@ class RiggedService:
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()  # its sign to end
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+        process.end(self._process)
 
 
 def rigged(
@@ -156,7 +154,7 @@ def rigged(
     if cert is not None and key is not None:
         argv += ["--cert", str(cert), "--key", str(key)]
     return RiggedService(
-        subprocess.Popen(
+        process.start(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -211,9 +209,9 @@ def ask(
                 at_s=surge.start_s + test.length.total_seconds() / 2, duration=test.freeze
             )
             if beside:
-                with _stock(test, service.url, run_dir / "closed-loop") as process:
+                with _stock(test, service.url, run_dir / "closed-loop") as locust:
                     result = surge.wait()
-                    stock = _stock_percentiles(process, run_dir / "closed-loop", clock)
+                    stock = _stock_percentiles(locust, run_dir / "closed-loop", clock)
             else:
                 result, stock = surge.wait(), None
         froze_s, thawed_s = service.froze_s()
@@ -258,7 +256,7 @@ def _stock(test: StallTest, url: str, run_dir: Path) -> "Iterator[subprocess.Pop
     home = run_dir / "home"
     home.mkdir(parents=True)
     with (run_dir / "locust.log").open("wb") as log:
-        process = subprocess.Popen(
+        locust = process.start(
             run.locust_argv(
                 "closed_loop.py",
                 *("-u", str(STOCK_USERS), "-r", str(STOCK_USERS), "--host", url),
@@ -266,23 +264,20 @@ def _stock(test: StallTest, url: str, run_dir: Path) -> "Iterator[subprocess.Pop
             ),
             cwd=home,
             env=run.locust_env(home, ZAIBEI_STOCK_RPS=str(test.rate_rps / STOCK_USERS)),
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
         try:
-            yield process
+            yield locust
         finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            process.end(locust)
 
 
 def _stock_percentiles(
-    process: "subprocess.Popen[bytes]", run_dir: Path, clock: Clock
+    locust: "subprocess.Popen[bytes]", run_dir: Path, clock: Clock
 ) -> Percentiles:
     wait_until(
-        lambda: "it is running" if process.poll() is None else None,
+        lambda: "it is running" if locust.poll() is None else None,
         what="stock locust to end",
         deadline=_MARGIN,
         clock=clock,

@@ -22,6 +22,7 @@ from loadtest import guard
 from loadtest.plan import BEAT_EVERY_S, ENV_CONTROL, ENV_PLAN, Plan
 from loadtest.results import Live, Reader, SurgeResult, Tally, live, summarise
 from loadtest.scenario import SurgeScenario
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, ToolFailed, Unreachable, Usage
 from zaibei.kernel.priority import measure_first
@@ -118,7 +119,7 @@ class Surge:
                 os.close(worker.pipe)
                 worker.pipe = -1
         for worker in self._workers:
-            _end(worker.process)
+            process.end(worker.process, within=_KILLED)
 
     def _beat(self) -> None:
         # A thread and not a timer of the caller: a drill that waits 30 s for a promotion must not
@@ -175,7 +176,7 @@ def start(
     except BaseException:
         for running in started:
             os.close(running.pipe)
-            _end(running.process)
+            process.end(running.process, within=_KILLED)
         raise
     try:
         wait_until(
@@ -235,17 +236,16 @@ def _spawn(plan: Plan, run_dir: Path) -> _Worker:
     ours, theirs = os.pipe()
     try:
         with log.open("wb") as out:
-            process = subprocess.Popen(
+            engine = process.start(
                 locust_argv("open_loop.py", "-u", "1"),
                 cwd=home,
                 env=locust_env(home, **{ENV_PLAN: str(path.resolve()), ENV_CONTROL: str(ours)}),
-                stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 pass_fds=(ours,),
-                start_new_session=True,  # Ctrl-C stops the controller, which then stops the load
+                ends_itself=True,
             )
-        measure_first(process.pid)
+        measure_first(engine.pid)
     except BaseException:
         os.close(theirs)
         raise
@@ -253,7 +253,7 @@ def _spawn(plan: Plan, run_dir: Path) -> _Worker:
         os.close(ours)
     os.set_blocking(theirs, False)
     results = run_dir / f"results-{plan.worker}.jsonl"
-    return _Worker(process=process, pipe=theirs, reader=Reader(results), tally=Tally(), log=log)
+    return _Worker(process=engine, pipe=theirs, reader=Reader(results), tally=Tally(), log=log)
 
 
 def _why_not_ready(workers: Iterable[_Worker]) -> str | None:
@@ -282,15 +282,3 @@ def _empty(run_dir: Path) -> None:
             f"{run_dir} is not empty: results of two runs would be added up",
             hint="give a new directory",
         )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=0)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        try:
-            process.wait(timeout=_KILLED.total_seconds())
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

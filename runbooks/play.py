@@ -23,7 +23,7 @@ from runbooks.inventory import read as read_inventory
 from runbooks.library import playbooks_dir
 from runbooks.model import Value
 from runbooks.play_child import extravars
-from runbooks.tree import kill_below
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import ToolFailed, Unreachable
 from zaibei.kernel.state import write_atomic
@@ -64,14 +64,15 @@ def run_play(
     """
     demand_one_host(read_inventory(inventory), limit, play=playbook)
     private = _private_dir(folder, playbooks or playbooks_dir(), {**variables, **secrets})
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "runbooks.play_child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(folder / f"{ident}.stderr").open("wb"),
-        env=_environment(private),
-        start_new_session=True,
-    )
+    with (folder / f"{ident}.stderr").open("wb") as said:
+        child = process.start(
+            [sys.executable, "-P", "-m", "runbooks.play_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=_environment(private),
+            ends_itself=True,
+        )
     try:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -92,9 +93,11 @@ def run_play(
             on_event=on_event,
         )
         if end is not None:
-            child.wait(timeout=_END.total_seconds())
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=_END.total_seconds())
     finally:
-        _end(child)
+        process.end(child)
+        process.end_escaped()
         extravars(private).unlink(missing_ok=True)
     if end is None:
         raise ToolFailed(
@@ -183,15 +186,3 @@ def _follow(
                 keep.flush()
                 on_event(event)
     return None, count, chain
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Everything below the child first (while it can still adopt orphans), then the child."""
-    if child.poll() is None:
-        kill_below(child.pid)
-        child.kill()
-        child.wait()
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with suppress(OSError):
-                pipe.close()

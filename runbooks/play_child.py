@@ -13,17 +13,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from runbooks.tree import become_subreaper, kill_below
+from zaibei.kernel.tree import hold_together, kill_below
 
 _KEPT = ("task", "host", "play")
-_GONE = 97
 
 
 def main() -> int:
     request = json.loads(sys.stdin.readline())
-    become_subreaper()
     variables = extravars(Path(request["private_data_dir"]))
-    threading.Thread(target=_end_with_the_engine, args=(variables,), daemon=True).start()
+    hold_together(then=lambda: variables.unlink(missing_ok=True))
     events: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
     writer = threading.Thread(target=_write, args=(events,))
     writer.start()
@@ -69,14 +67,6 @@ def main() -> int:
 def extravars(private: Path) -> Path:
     """Where ansible-runner looks for the variables of a play, secrets among them."""
     return private / "env" / "extravars"
-
-
-def _end_with_the_engine(variables: Path) -> None:
-    while sys.stdin.buffer.read(1):
-        pass
-    kill_below(os.getpid())
-    variables.unlink(missing_ok=True)
-    os._exit(_GONE)
 
 
 def _write(events: "SimpleQueue[dict[str, Any] | None]") -> None:

@@ -1,6 +1,7 @@
 """What a reviewer would say twice, said by a machine."""
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,13 @@ LINE_LIMIT = 400
 
 # Who may ask the machine for the time, and why. An entry that is no longer needed fails the test.
 MAY_ASK_THE_TIME: dict[str, str] = {}
+
+# Who may start a program without zaibei.kernel.process, which alone lets nothing outlive its deadline or parent.
+MAY_START_PROGRAMS = {
+    "zaibei/kernel/process.py": "it is the way",
+    "infra/faults/deadman.py": "the guard must outlive what it guards",
+    "infra/lab/host.py": "a host is a machine, and lives on",
+}
 
 # Modules past the limit, each with why it is one thing, or where it would come apart. An entry that is
 # no longer needed fails the test.
@@ -120,6 +128,14 @@ def test_nobody_asks_the_machine_for_the_time(modules: list[Module]) -> None:
     wrong = [f"{p}:{n}" for p, lines in found.items() if p not in MAY_ASK_THE_TIME for n in lines]
     assert not wrong, "take a Clock (zaibei.kernel.clock), or argue in MAY_ASK_THE_TIME"
     assert not MAY_ASK_THE_TIME.keys() - found.keys(), "no longer needed"
+
+
+def test_every_program_is_started_where_it_cannot_outlive_its_parent(modules: list[Module]) -> None:
+    starts = re.compile(
+        r"subprocess\.(Popen|run|call|check_\w+)\(|create_subprocess_|os\.(fork|popen|system)\("
+    )
+    found = {m.path for m in modules if starts.search(m.text)}
+    assert found == set(MAY_START_PROGRAMS), "use zaibei.kernel.process: run, or start and end"
 
 
 def test_every_module_opens_with_its_promise(modules: list[Module]) -> None:

@@ -7,15 +7,15 @@ program's own until it runs, so a small tool shows at least `floor_bytes` here.
 
 import os
 import resource
-import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing, ToolFailed
+from zaibei.kernel.errors import ToolFailed
 
 _LAST_WORDS = 2000
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -46,12 +46,7 @@ def measure(
     said = cwd / "said"
     with said.open("wb") as out:
         busy, begun = _busy_s(), clock.monotonic()
-        try:
-            one = subprocess.Popen(
-                argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
-        except FileNotFoundError as none:
-            raise Missing(f"{argv[0]}: no such program") from none
+        one = process.start(argv, env=env, cwd=cwd, stdout=out, stderr=out)
         late = threading.Timer(deadline.total_seconds(), one.kill)
         late.start()
         try:

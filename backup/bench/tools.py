@@ -5,14 +5,15 @@ its default. Nothing is tuned for or against anybody. Each has a cache directory
 """
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.process import run
 
 
 class Phase(StrEnum):
@@ -153,7 +154,7 @@ def _where(at: Place) -> list[str]:
 
 
 def _said(argv: Sequence[str]) -> str | None:
-    if shutil.which(argv[0]) is None:
+    try:
+        return run(argv).strip()
+    except ZaibeiError:
         return None
-    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None

@@ -5,7 +5,6 @@ knows how to back up: `Runner` starts a slot and tells how it ended.
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import IO, Any, Final, Literal, Protocol
 from backup.schedule import plan, state
 from backup.schedule.perform import Outcome
 from backup.schedule.plan import Due, State
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.state import sole
 
@@ -221,13 +221,7 @@ class Children:
             *(sys.executable, "-P", "-m", "zaibei.cli.main", "backup", "schedule", "perform"),
             *(due.job.name, "--slot", due.slot.isoformat(), "--json"),
         ]
-        child = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            start_new_session=True,
-            env=dict(os.environ),
-        )
+        child = process.start(argv, stdout=said)
         return _Child(child, said)
 
 
@@ -256,5 +250,5 @@ class _Child:
         self._child.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        # The group: pg_basebackup must not go on writing into a pipe that nobody reads.
-        os.killpg(self._child.pid, signal.SIGKILL)
+        # With all below it: pg_basebackup must not go on writing into a pipe that nobody reads.
+        process.end(self._child)

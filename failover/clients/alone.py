@@ -27,7 +27,7 @@ from infra import sites
 from infra.objectstore.mirror import Mirror
 from infra.objectstore.s3 import Patience, open_store
 from zaibei.config.model import SiteLoss
-from zaibei.kernel import log
+from zaibei.kernel import log, process
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Invalid, ZaibeiError
 from zaibei.kernel.priority import measure_first
@@ -74,11 +74,14 @@ class Clients:
         plan = self._folder / "clients.json"
         write_atomic(plan, json.dumps(asdict(self._plan)))
         with (self._folder / "clients.log").open("wb") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "failover.clients.alone", str(plan)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+            self._child = process.start(
+                [sys.executable, "-P", "-m", "failover.clients.alone", plan],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-            )  # fmt: skip
+                ends_itself=True,  # it closes its ledger then
+            )
         self._reader = threading.Thread(target=self._listen, name="clients", daemon=True)
         self._reader.start()
         wait_until(
@@ -123,11 +126,9 @@ class Clients:
         if child.stdin is not None and not child.stdin.closed:
             with suppress(BrokenPipeError):
                 child.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             child.wait(_STOPPED.total_seconds())
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        process.end(child)
 
     def _why_no_write(self) -> str | None:
         self._alive()

@@ -1,26 +1,30 @@
 """Run one playbook through ansible-runner, as a process of its own: `python -P -m infra.ansible.play`.
 
-Its children outlive it when it is killed inside somebody else's process, and its event handlers must
-never be slow; so it gets its own session, prints each event as a JSON line, and is ended as a group.
+Its children outlive it when it is killed inside another process, and its event handlers must never be
+slow; so it is a process of its own that prints each event as a JSON line and is ended with all below it.
 """
 
 import json
 import os
-import signal
+import select
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import ToolFailed
 from zaibei.kernel.progress import Progress
+from zaibei.kernel.tree import hold_together, kill_below
 
 _TOLD = ("runner_on_ok", "runner_on_failed", "runner_on_unreachable", "playbook_on_task_start")
+_CLOSING = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +70,22 @@ def play(
     """
     private.mkdir(parents=True, exist_ok=True, mode=0o700)
     start = clock.monotonic()
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "infra.ansible.play",
-            str(playbook),
-            str(inventory),
-            str(variables),
-            str(private),
-        ],
-        stdin=subprocess.DEVNULL,
+    child = process.start(
+        [sys.executable, "-P", "-m", "infra.ansible.play", playbook, inventory, variables, private],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
-        text=True,
         env=environment() | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        ends_itself=True,
     )
     assert child.stdout is not None
-    tasks = ok = changed = 0
+    tasks = ok = changed = code = 0
     failures: list[str] = []
     stray: list[str] = []
-    watch = _Deadline(child, deadline)
+    late = False
     try:
-        for line in child.stdout:
+        for raw in _lines(child.stdout, until=start + deadline.total_seconds(), clock=clock):
+            line = raw.decode(errors="replace")
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:
@@ -105,14 +100,14 @@ def play(
                 changed += bool(event["changed"])
             elif not event["ignored"]:
                 failures.append(f"{event['host']}: {event['task']}: {event['message']}")
-        code = child.wait()
+        code = child.wait(_CLOSING.total_seconds())
+    except (TimeoutError, subprocess.TimeoutExpired):
+        late = True
     finally:
-        watch.cancel()
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # whatever outlived the run
-        child.wait()
+        process.end(child)
+        process.end_escaped()
     took = clock.monotonic() - start
-    if watch.fired:
+    if late:
         raise ToolFailed(f"{playbook.name}: not done after {took:.0f} s", hint=f"see {private}")
     if code or failures:
         why = "; ".join(failures[:3]) or " / ".join(stray[-5:]) or f"exit {code}"
@@ -120,29 +115,29 @@ def play(
     return PlayResult(changed=changed, ok=ok, tasks=tasks)
 
 
-class _Deadline:
-    """Ends the run's process group when time is up."""
-
-    def __init__(self, child: "subprocess.Popen[str]", after: timedelta) -> None:
-        import threading  # noqa: PLC0415
-
-        self.fired = False
-        self._child = child
-        self._timer = threading.Timer(after.total_seconds(), self._fire)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _fire(self) -> None:
-        self.fired = True
-        with suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
+def _lines(out: IO[bytes], *, until: float, clock: Clock) -> Iterator[bytes]:
+    """What the child prints, to its end. Raises TimeoutError when that does not come in time: whatever the child
+    has left behind may hold its stdout open for ever.
+    """
+    held = b""
+    while (left := until - clock.monotonic()) > 0:
+        ready, _, _ = select.select([out], [], [], left)
+        if not ready:
+            break
+        piece = os.read(out.fileno(), 1 << 16)
+        if not piece:
+            if held:
+                yield held
+            return
+        *lines, held = (held + piece).split(b"\n")
+        yield from lines
+    raise TimeoutError
 
 
 def _main(playbook: str, inventory: str, variables: str, private: str) -> int:
-    import ansible_runner  # noqa: PLC0415 - only this child needs it
+    hold_together()
+    # Here, not at the top: the watch above must stand before anything slow happens.
+    import ansible_runner  # noqa: PLC0415
 
     def tell(event: dict[str, Any]) -> bool:
         kind, data = event.get("event", ""), event.get("event_data", {})
@@ -174,6 +169,7 @@ def _main(playbook: str, inventory: str, variables: str, private: str) -> int:
         with suppress(Exception):
             tail = run.stdout.read()[-1500:]
             print(tail, flush=True)
+    kill_below(os.getpid())  # ssh masters and the like
     return 0 if run.status == "successful" else 1
 
 

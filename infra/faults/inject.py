@@ -17,6 +17,10 @@ from zaibei.kernel.progress import Silent
 from zaibei.kernel.wait import wait_until
 
 _DEADLINE = timedelta(seconds=10)
+_ANSWERS = timedelta(seconds=20)
+_RESTARTED = timedelta(
+    seconds=60
+)  # Patroni looks at its PostgreSQL every loop_wait, and may rewind it first
 
 
 def why_not_possible(fault: Fault, lab: LabPlan) -> str | None:
@@ -67,8 +71,14 @@ def make(fault: Fault, lab: LabPlan, clock: Clock) -> str:
 
 
 def unmake(fault: Fault, lab: LabPlan, clock: Clock) -> None:
-    """Undo; safe to repeat, and on a fault that was never made."""
+    """Undo, and ask the site whether it is undone; safe to repeat, and on a fault that was never made.
+
+    Raises Unreachable or ToolFailed when the effect cannot be seen: the exit code of a tool is no effect.
+    """
     at = lab.host(fault.site)
+    group = cgroup.of(at)
+    if WAN not in network.namespaces():
+        return  # the machine has been started again, or the lab is down: the fault went with it
     match fault.kind:
         case Kind.POWER_LOSS:
             power_on(at, lab, clock)
@@ -76,15 +86,28 @@ def unmake(fault: Fault, lab: LabPlan, clock: Clock) -> None:
             if at.wan_link in network.links(WAN):
                 network.join(at)
         case Kind.FREEZE:
-            group = cgroup.of(at)
             if group.exists():
                 cgroup.freeze(group, frozen=False, clock=clock)
         case Kind.KILL:
             pass  # the site's supervisor starts it again
+    if not cgroup.processes(group) or (cgroup.is_frozen(group) or network.is_cut(at)):
+        return  # it has no power, or another fault is still in force: nothing here can answer
+    wait_until(
+        lambda: None if host.answers(at) else "sshd does not answer",
+        what=f"undoing {fault}", deadline=_ANSWERS, clock=clock, hint=f"see {at.console}",
+    )  # fmt: skip
+    if fault.kind is Kind.KILL:
+        wait_until(
+            lambda: None if _pids(at, fault.process or "") else f"no process {fault.process!r} runs",
+            what=f"undoing {fault}", deadline=_RESTARTED, clock=clock,
+            hint=f"zaibei lab shell {at.name} -- supervisorctl status",
+        )  # fmt: skip
 
 
 def power_on(at: Host, lab: LabPlan, clock: Clock) -> None:
-    """The disk is mounted anew (its journal replayed) and the host boots into what it was."""
+    """Mount the disk again (its journal is replayed) and boot the host into what it was."""
+    if cgroup.processes(cgroup.of(at)) and disk.why_not_writable(at):
+        host.kill(at, clock)  # the fault was half made: its disk has no power, its processes do
     if not cgroup.processes(cgroup.of(at)):
         disk.detach(at, clock)
         network.plug_in(at)

@@ -13,6 +13,7 @@ from infra.faults import inject
 from infra.faults.model import Fault, Injected, Kind
 from infra.lab.plan import LabPlan
 from zaibei.kernel.clock import Clock
+from zaibei.kernel.errors import ToolFailed, in_a_line
 from zaibei.kernel.ids import new_id
 from zaibei.kernel.state import write_atomic
 
@@ -50,18 +51,23 @@ def active(lab: LabPlan) -> dict[str, Fault]:
 def undo_all(
     lab: LabPlan, clock: Clock, *, unmake: Callable[[Fault, LabPlan, Clock], None] = inject.unmake
 ) -> list[str]:
-    """Newest first. One that cannot be undone does not keep the others; its error is raised at the end."""
-    undone, errors = [], []
+    """Newest first; answers with what was undone. One that cannot be undone does not keep the others: ToolFailed
+    names it at the end, and its entry stays.
+    """
+    undone, failures = [], []
     for fault_id, fault in reversed(active(lab).items()):
         try:
             unmake(fault, lab, clock)
         except Exception as failed:  # noqa: BLE001 - the others must be undone first
-            errors.append(failed)
+            failures.append(f"{fault}: {in_a_line(failed)}")
             continue
         (lab.faults / f"{fault_id}.json").unlink(missing_ok=True)
         undone.append(str(fault))
-    if errors:
-        raise ExceptionGroup("faults that could not be undone", errors)
+    if failures:
+        raise ToolFailed(
+            f"faults that could not be undone: {'; '.join(failures)}",
+            hint="mend that, then zaibei drill undo; or give the lab up: zaibei lab down",
+        )
     return undone
 
 

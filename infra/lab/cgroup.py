@@ -4,6 +4,7 @@ The unified hierarchy is used wherever it is mounted: also on machines whose con
 bound to v1, since freeze and kill need no controller.
 """
 
+import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from zaibei.kernel.wait import wait_until
 
 _CANDIDATES = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 _DEADLINE = timedelta(seconds=15)
+_STATE = "trusted.zaibei-state"
 
 
 def top() -> Path:
@@ -34,7 +36,23 @@ def of(host: Host) -> Path:
 def make(host: Host) -> Path:
     group = of(host)
     group.mkdir(parents=True, exist_ok=True)
+    with suppress(
+        OSError
+    ):  # an old kernel has no attributes here; then the links alone say whose it is
+        os.setxattr(group, _STATE, os.fsencode(host.state.resolve()))
     return group
+
+
+def all_of_labs() -> list[Path]:
+    parent = top() / CGROUP
+    return sorted(p for p in parent.glob("*") if p.is_dir()) if parent.exists() else []
+
+
+def made_for(group: Path) -> Path | None:
+    """The state folder whose lab made it."""
+    with suppress(OSError):
+        return Path(os.fsdecode(os.getxattr(group, _STATE)))
+    return None
 
 
 def processes(group: Path) -> list[int]:

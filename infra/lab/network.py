@@ -6,6 +6,7 @@ the only things the machine sees of the lab are one link and one address, the op
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 from infra.lab.plan import (
     BRIDGE,
@@ -21,6 +22,7 @@ from zaibei.kernel.errors import ToolFailed
 from zaibei.kernel.process import run
 
 _QUICK = timedelta(seconds=10)
+_ALIAS_CHARS = 255  # IFALIASZ
 _FORWARDING, _DISABLED = 3, 0  # bridge port states (linux/if_bridge.h)
 
 
@@ -38,6 +40,7 @@ def up(lab: LabPlan) -> None:
     _ip("-n", WAN, "link", "set", "op", "master", BRIDGE)
     _ip("-n", WAN, "link", "set", "op", "up")
     _ip("addr", "replace", f"{OPERATOR_ADDRESS}/{PREFIX_LENGTH}", "dev", OPERATOR_LINK)
+    _ip("link", "set", OPERATOR_LINK, "alias", str(lab.root.parent.resolve())[:_ALIAS_CHARS])
     _ip("link", "set", OPERATOR_LINK, "up")
     for host in lab.hosts:
         plug_in(host)
@@ -96,6 +99,14 @@ def remove_all() -> list[str]:
 def namespaces() -> set[str]:
     shown = run(["ip", "-j", "netns", "list"], deadline=_QUICK).strip()
     return {entry["name"] for entry in json.loads(shown or "[]")}
+
+
+def made_for() -> Path | None:
+    """The state folder whose lab the operator's link belongs to."""
+    if OPERATOR_LINK not in links(None):
+        return None
+    (shown,) = json.loads(run(["ip", "-j", "link", "show", "dev", OPERATOR_LINK], deadline=_QUICK))
+    return Path(shown["ifalias"]) if shown.get("ifalias") else None
 
 
 def links(namespace: str | None) -> set[str]:

@@ -52,6 +52,11 @@ class Host:
     folder: Path
 
     @property
+    def state(self) -> Path:
+        """The state folder that the host belongs to."""
+        return self.folder.parents[2]
+
+    @property
     def namespace(self) -> str:
         return f"{PREFIX}{self.name}"
 

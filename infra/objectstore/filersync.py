@@ -17,6 +17,7 @@ from datetime import timedelta
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import ZaibeiError
 from zaibei.kernel.exchange import exchange
@@ -71,7 +72,7 @@ def watch(argv: list[str], metrics: str, *, clock: Clock) -> int:
     """Run until told to stop, or until the sync ends by itself; answers with its exit code."""
     rest = SHORTEST_REST
     while True:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        child = process.start(argv)
         _stop_with(child)
         began = clock.monotonic()
         reason = _watched(child, metrics, clock)
@@ -79,7 +80,7 @@ def watch(argv: list[str], metrics: str, *, clock: Clock) -> int:
             # Ended by itself or by our stop: the init that supervises us decides what comes next.
             return child.wait()
         _log.warning("filersync.restart", why=reason)
-        _end(child)
+        process.end(child, within=_STOP)
         # A fault that a restart does not cure must not become a storm of restarts.
         ran = timedelta(seconds=clock.monotonic() - began)
         rest = SHORTEST_REST if ran > LONGEST_REST else min(rest * 2, LONGEST_REST)
@@ -118,15 +119,6 @@ def _stop_with(child: "subprocess.Popen[bytes]") -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    child.terminate()
-    try:
-        child.wait(_STOP.total_seconds())
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
 
 
 def main() -> int:

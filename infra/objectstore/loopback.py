@@ -21,6 +21,7 @@ from infra.lab import identity
 from infra.lab.plan import Host, LabPlan
 from infra.sites import Secret, StoreAccess
 from zaibei.config.model import Role
+from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, ToolFailed
 from zaibei.kernel.wait import wait_until
@@ -106,9 +107,9 @@ def loopback(
     }
     render("seaweedfs", variables, folder / name / "etc", SETTINGS)
     (folder / name / "data").mkdir(parents=True, exist_ok=True)
-    process: subprocess.Popen[bytes] | None = None
+    weed_: subprocess.Popen[bytes] | None = None
     try:
-        process = _start(folder / name, variables)
+        weed_ = _start(folder / name, variables)
         site = LoopbackSite(
             name=name,
             folder=folder,
@@ -124,7 +125,7 @@ def loopback(
             key_file=pki / "site.key",
             ports=ports,
             variables=variables,
-            process=process,
+            process=weed_,
         )
         wait_until(
             lambda: _why_not_ready(site, folder / name / "log"),
@@ -135,9 +136,8 @@ def loopback(
         yield site
     finally:
         # No clean stop: it takes 18 s, and nobody reads this data again.
-        if process is not None:
-            process.kill()
-            process.wait()
+        if weed_ is not None:
+            process.end(weed_)
         shutil.rmtree(run, ignore_errors=True)
         for port in ports.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port + _GRPC}.sock"):
@@ -157,7 +157,7 @@ def weed() -> Path:
 def _start(home: Path, variables: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
     etc = variables["seaweedfs_etc"]
     with (home / "log").open("wb") as log:
-        return subprocess.Popen(
+        return process.start(
             [
                 weed(),
                 "-logtostderr=true",
@@ -165,7 +165,6 @@ def _start(home: Path, variables: Mapping[str, Any]) -> "subprocess.Popen[bytes]
                 "server",
                 f"-options={etc}/server.options",
             ],
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=home,

@@ -321,12 +321,12 @@ def test_a_power_loss_after_a_restore_that_ended_well_takes_nothing(
     back_up([repo], some_files, clock)
     host = Host(name="any", role=Role.PRODUCTION, address="127.0.0.1", folder=tmp_path / "host")
     disk.make(host)
-    disk.attach(host)
+    disk.attach(host, SystemClock())
     try:
         target = bring_back(repo, host.disk / "target")
         disk.cut_power(host)
         disk.detach(host, SystemClock())
-        disk.attach(host)
+        disk.attach(host, SystemClock())
         assert told(target / "source") == told(some_files)
         assert [p.name for p in target.iterdir()] == ["source"]
     finally:

@@ -2,14 +2,18 @@
 
 import os
 import pwd
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from zaibei.kernel import tree
 from zaibei.kernel.errors import Missing, ToolFailed
-from zaibei.kernel.process import run
+from zaibei.kernel.process import end, end_orphans, orphans, run, start
 
 PYTHON = sys.executable
 
@@ -136,3 +140,92 @@ def test_a_file_that_is_no_program_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").chmod(0o755)
     with pytest.raises(ToolFailed, match="text: cannot be started: Exec format error"):
         run([tmp_path / "text"])
+
+
+# -- nothing outlives its deadline or its parent ---------------------------------------------------
+
+
+def _gone_within(pid: int, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while tree.started(str(pid)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return not tree.started(str(pid))
+
+
+def _a_zaibei_that_starts(code: str, state: Path) -> "subprocess.Popen[bytes]":
+    """Another process of the product; it prints what `code` prints and then waits to be killed."""
+    head = "import subprocess, sys, time\nfrom zaibei.kernel import process\n"
+    return subprocess.Popen(
+        [PYTHON, "-P", "-c", f"{head}{code}\nsys.stdout.flush()\ntime.sleep(120)"],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"ZAIBEI_STATE": str(state), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def _first_number(of: "subprocess.Popen[bytes]") -> int:
+    assert of.stdout is not None
+    return int(of.stdout.readline())
+
+
+def test_a_program_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    parent = _a_zaibei_that_starts("print(process.start(['sleep', '300']).pid)", tmp_path)
+    child = _first_number(parent)
+    assert tree.started(str(child)), "it was never there: nothing was tested"
+
+    parent.kill()
+    parent.wait()
+
+    assert _gone_within(child, 5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["setsid sleep {} & wait", "setsid sleep {} & exit 0"],
+    ids=["below-it", "left-by-it"],
+)
+def test_at_the_deadline_what_the_program_started_is_killed_too(words: str) -> None:
+    seconds = f"{300 + os.getpid()}.{len(words)}"
+    with pytest.raises(ToolFailed, match="not done after 1 s"):
+        run(["sh", "-c", words.format(seconds)], deadline=timedelta(seconds=1))
+
+    assert not _running(f"sleep\0{seconds}\0")
+
+
+def test_what_escaped_a_killed_zaibei_is_found_by_its_mark_and_ended(tmp_path: Path) -> None:
+    """A daemon has no parent that the kernel could watch; only what it carries says whose it was."""
+    daemon = "setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $!"
+    code = f"print(process.run(['sh', '-c', {daemon!r}]).strip())"
+    parent = _a_zaibei_that_starts(code, tmp_path)
+    child = _first_number(parent)
+    assert orphans(tmp_path) == {}, "its zaibei lives: it is no orphan"
+
+    parent.kill()
+    parent.wait()
+
+    assert orphans(tmp_path / "another-state") == {}
+    assert list(orphans(tmp_path)) == [child]
+    (ended,) = end_orphans(tmp_path)
+    assert "sleep 300" in ended
+    assert _gone_within(child, 5)
+    assert orphans(tmp_path) == {}
+
+
+def test_a_program_that_ends_by_itself_is_given_the_time_for_it(tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    code = f"trap 'echo bye >{last}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+    child = start(["sh", "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+
+    end(child, within=timedelta(seconds=5))
+
+    assert last.read_text() == "bye\n"
+    assert child.returncode == 0
+
+
+def _running(words: str) -> bool:
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cmdline").read_text() == words:
+                return bool(tree.started(entry.name))
+    return False

@@ -22,9 +22,9 @@ from runbooks.engine import Engine, NotProven
 from runbooks.journal import RunState, StepState
 from runbooks.library import Source
 from runbooks.native import FenceNotProven, site_takes_no_writes, zaibei
-from runbooks.tree import descendants
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
+from zaibei.kernel.tree import descendants
 from zaibei.kernel.wait import wait_until
 
 Written = Callable[[str], Source]
