@@ -20,6 +20,7 @@ from infra.data.facts import Facts, facts
 from infra.objectstore import converge
 from infra.objectstore.contract import ObjectStore
 from infra.postgres import patroni, prepare
+from zaibei.kernel.bilingual import Bilingual, joined, quoted
 from zaibei.kernel.errors import Refused, Unreachable, ZaibeiError
 from zaibei.kernel.progress import Silent
 from zaibei.kernel.state import state_dir
@@ -38,6 +39,7 @@ _REJOIN = timedelta(seconds=120)
 _CATCH_UP = timedelta(seconds=30)
 _STEADY = timedelta(seconds=90)
 _RECOVERY = timedelta(minutes=5)
+_NOT_COMPARED = Bilingual("not compared", "没有比对")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,24 +160,50 @@ def restore_and_compare(run: "Run", repos: list[Repository]) -> Restored:
             took = clean.took
     except ZaibeiError as bad:
         return Restored(
-            verified=False, detail=f"{type(bad).__name__}: {bad.message}", vault=repo.name,
+            verified=False, detail=quoted(f"{type(bad).__name__}: {bad.message}"), vault=repo.name,
             snapshot=snapshot.sequence, target=run.point.name, took=timedelta(0),
             rows_compared=0, tables_compared=0,
         )  # fmt: skip
     rows = len(wanted) + sum(t.rows for f in source.values() for t in f.tables)
     tables = sum(len(f.tables) for f in source.values())
-    faults = [
-        *(f"{len(missing)} acknowledged writes are missing" for _ in missing[:1]),
-        *(f"{len(too_new)} writes are from after the point" for _ in too_new[:1]),
-        *(f"tables differ: {', '.join(differing[:5])}" for _ in differing[:1]),
+    faults: list[str] = [
+        *(
+            Bilingual(
+                f"{len(missing)} acknowledged writes are missing",
+                f"缺少 {len(missing)} 笔已确认的写入",
+            )
+            for _ in missing[:1]
+        ),
+        *(
+            Bilingual(
+                f"{len(too_new)} writes are from after the point",
+                f"有 {len(too_new)} 笔写入晚于恢复点",
+            )
+            for _ in too_new[:1]
+        ),
+        *(
+            Bilingual(
+                f"tables differ: {', '.join(differing[:5])}",
+                f"表内容不一致：{'、'.join(differing[:5])}",
+            )
+            for _ in differing[:1]
+        ),
         *failed,
     ]
     if not wanted:
-        faults.append("no write was acknowledged before the point: nothing was proven")
+        faults.append(
+            Bilingual(
+                "no write was acknowledged before the point: nothing was proven",
+                "恢复点之前没有一笔已确认的写入，证明不了任何事情",
+            )
+        )
     return Restored(
         verified=not faults,
-        detail="; ".join(faults)
-        or f"{len(wanted)} acknowledged writes and {rows - len(wanted)} rows of {tables} tables are there",
+        detail=joined(faults)
+        or Bilingual(
+            f"{len(wanted)} acknowledged writes and {rows - len(wanted)} rows of {tables} tables are there",
+            f"{len(wanted)} 笔已确认的写入和 {tables} 张表的 {rows - len(wanted)} 行均在",
+        ),
         vault=repo.name, snapshot=snapshot.sequence, target=run.point.name, took=took,
         rows_compared=rows, tables_compared=tables,
     )  # fmt: skip
@@ -210,9 +238,14 @@ def fail_back(run: "Run") -> Returned:
     writer, _ = writer_now(run)
     return Returned(
         done=writer == run.writer,
-        detail=f"{writer or 'nobody'} writes again, {wrote} follows"
+        detail=Bilingual(
+            f"{writer or 'nobody'} writes again, {wrote} follows",
+            f"{writer or '无站点'} 恢复写入，{wrote} 跟随",
+        )
         if took_over
-        else f"{writer} never stopped being the writer",
+        else Bilingual(
+            f"{writer} never stopped being the writer", f"{writer} 始终是写入站点，无需回切"
+        ),
         took=timedelta(seconds=run.clock.monotonic() - begun), switchover=took_over,
         writer=writer or None, healed=healed, divergent=divergent, object_detail=object_detail,
         disagreeing=disagreeing, replica_detail=replica_detail,
@@ -221,9 +254,9 @@ def fail_back(run: "Run") -> Returned:
 
 def _not_returned(run: "Run", why: str, begun: float) -> Returned:
     return Returned(
-        done=False, detail=why, took=timedelta(seconds=run.clock.monotonic() - begun),
+        done=False, detail=quoted(why), took=timedelta(seconds=run.clock.monotonic() - begun),
         switchover=None, writer=writer_now(run)[0] or None, healed=0, divergent=-1,
-        object_detail="not compared", disagreeing=("not compared",), replica_detail="not compared",
+        object_detail=_NOT_COMPARED, disagreeing=(_NOT_COMPARED,), replica_detail=_NOT_COMPARED,
     )  # fmt: skip
 
 
@@ -272,8 +305,11 @@ def _converge(run: "Run") -> tuple[int, int, str]:
         conflicts += len(done.conflicts)
         left += after.total
         named += [f"{d.key}: {d.kind.value}: {d.a} / {d.b}" for d in after.first[:3]]
-    detail = f"{healed} objects copied to the store that lacked them, {left} still differ"
-    return healed, max(left, conflicts), "; ".join([detail, *named[:3]])
+    detail = Bilingual(
+        f"{healed} objects copied to the store that lacked them, {left} still differ",
+        f"向缺失的存储补齐 {healed} 个对象，仍有 {left} 个不一致",
+    )
+    return healed, max(left, conflicts), joined([detail, *named[:3]])
 
 
 def _compare_replicas(run: "Run") -> tuple[tuple[str, ...], str]:
@@ -299,7 +335,10 @@ def _compare_replicas(run: "Run") -> tuple[tuple[str, ...], str]:
                        clock=run.clock)  # fmt: skip
         except Unreachable as different:
             disagreeing.append(different.message)
-    detail = "; ".join(disagreeing) or f"{', '.join(members)} hold the same {reference[0]} rows"
+    detail = joined(disagreeing) or Bilingual(
+        f"{', '.join(members)} hold the same {reference[0]} rows",
+        f"{'、'.join(members)} 的 {reference[0]} 行内容一致",
+    )
     return tuple(disagreeing), detail
 
 

@@ -28,6 +28,7 @@ from failover.measure import Stable, measure
 from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
 from zaibei.config.model import Hazard, Objective
 from zaibei.kernel import process, tree
+from zaibei.kernel.bilingual import Bilingual, joined, quoted
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, ToolFailed, ZaibeiError
 from zaibei.kernel.ids import new_id
@@ -42,6 +43,7 @@ _MEMORY = Path("/dev/shm")
 _ROOM = "zaibei-control-"
 _ROOM_BYTES = 512 << 20  # the members take about 100 MiB
 _DEADLINE = timedelta(seconds=20)
+_RULING = {Ruling.PASS: "通过", Ruling.FAIL: "未通过", Ruling.INVALID: "无效"}
 _SOON = timedelta(milliseconds=20)
 _PERIOD = timedelta(milliseconds=5)
 _WRITES = 25  # of each stretch; one second of them is not vacuous
@@ -129,7 +131,9 @@ def run_control(workdir: Path, clock: Clock, seed: int, progress: Progress) -> C
             promoted, made = _sabotaged(members, survivor, writer)
             sabotaged = writer.judged(promoted)
     except (ZaibeiError, psycopg.Error, OSError) as error:
-        trouble = f"the control did not run: {error}"
+        trouble = Bilingual(
+            f"the control did not run: {error}", f"对照没有执行：{quoted(error).zh}"
+        )
     found = sabotaged.findings if sabotaged else None
     return ControlResult(
         condemned=sabotaged is not None and _condemned(sabotaged, made),
@@ -159,11 +163,14 @@ def _say(honest: Arm | None, sabotaged: Arm | None, made: int) -> str:
     assert honest is not None
     assert sabotaged is not None
     found = sabotaged.findings
-    said = "; ".join(honest.verdict.reasons)
-    return (
+    said = joined(honest.verdict.reasons)
+    return Bilingual(
         f"sabotaged arm: {sabotaged.verdict.ruling}, {found.lost} of {made} lost writes found,"
         f" {found.overlap} of two writers at once; honest arm: {honest.verdict.ruling}"
-        + (f" ({said})" if said else "")
+        + (f" ({said})" if said else ""),
+        f"破坏组：{_RULING[sabotaged.verdict.ruling]}，丢失的 {made} 笔写入中找出 {found.lost} 笔，"
+        f"双写 {found.overlap} 笔；诚实组：{_RULING[honest.verdict.ruling]}"
+        + (f"（{said.zh}）" if said else ""),
     )
 
 

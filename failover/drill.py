@@ -18,7 +18,7 @@ from typing import Any
 from backup import job, status
 from backup.receiver import WalArchiver
 from backup.repository import Repository
-from failover import aftermath, ground, outcome, readback
+from failover import aftermath, ground, outcome, readback, service
 from failover.check import Findings, check
 from failover.clients import Rates
 from failover.clients.alone import ClientPlan, Clients
@@ -27,6 +27,7 @@ from failover.control import ControlResult, run_control
 from failover.ledger import Reader
 from failover.measure import Measures, measure, series
 from failover.observe import Watch
+from failover.required import required, service_of
 from failover.scenario import Scenario
 from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
 from infra.faults import deadman, journal, trace
@@ -40,7 +41,7 @@ from loadtest import scenario as surge_scenario
 from loadtest.results import SurgeResult
 from zaibei.config.model import Objective, Role, Stack
 from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
-from zaibei.evidence.pass_rules import required_of
+from zaibei.kernel.bilingual import Bilingual, joined
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Invalid, Refused
 from zaibei.kernel.ids import new_id
@@ -81,6 +82,7 @@ class Run:
     lab: LabPlan
     access: StackAccess
     objective: Objective
+    required: tuple[str, ...]  # checks without which there is no PASS; decided before the fault
     clock: Clock
     progress: Progress
     started_at: str = ""
@@ -94,6 +96,7 @@ class Run:
     counts: Counts | None = None
     surge: SurgeResult | None = None
     surge_start_s: float | None = None  # monotonic: second 0 of the surge
+    crowd: service.Crowd | None = None  # what the surge's citizens met, judged
     watch: Watch | None = None
     findings: Findings | None = None
     measures: Measures | None = None
@@ -104,11 +107,6 @@ class Run:
     checks: list[CheckResult] = field(default_factory=list)
     memory_bytes_max: int = 0
     rpo_wal: timedelta | None = None
-
-    @property
-    def required(self) -> tuple[str, ...]:
-        """Announced in the intent, so that a check which then fails cannot be left out of the list."""
-        return required_of(surge=self.asked.scenario.traffic.surge is not None)
 
     @property
     def ledger_file(self) -> Path:
@@ -150,6 +148,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
     wrong after the intent is logged as aborted, and raised.
     """
     objective = asked.scenario.objective(asked.stack)
+    needed = required(asked.scenario, asked.stack)
     with sole(lock(), what="a drill"), ExitStack() as ending:
         if asked.prepare:
             preflight.check(state_dir())  # what cannot even begin leaves nothing to take down
@@ -171,7 +170,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         drill_id = new_id("drill", clock, ground.rng_of(asked.seed, str(clock.monotonic())))
         run = Run(
             drill_id=drill_id, asked=asked, folder=state_dir() / "drills" / drill_id, lab=lab,
-            access=access, objective=objective, clock=clock, progress=progress,
+            access=access, objective=objective, required=needed, clock=clock, progress=progress,
             started_at=_stamp(clock), writer=ground.site_of(asked.stack, Role.PRODUCTION),
             survivor=ground.site_of(asked.stack, Role.SAME_CITY),
             remote=ground.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
@@ -198,8 +197,8 @@ def _make_happen(run: Run) -> None:
         stopping = threading.Event()
         repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
         archiver = ending.enter_context(_archiving(run, repos, stopping))
-        traffic = _put_citizens_on(run, ending)
-        surge = _put_crowd_on(run, ending)
+        traffic = _start_clients(run, ending)
+        surge = _start_surge(run, ending)
         run.backup = _take_backup(run, repos)
         _hold_steady(run, traffic)
         run.point = aftermath.mark_point(run)
@@ -219,8 +218,8 @@ def _make_happen(run: Run) -> None:
         _wait_for_recovery(run, traffic)
         run.epochs["after"] = aftermath.writer_now(run)
         run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
-        run.surge = _take_crowd_off(run, surge)
-        run.progress.step("stopping the citizens and closing their ledger")
+        run.surge = _stop_surge(run, surge)
+        run.progress.step("stopping client traffic and closing its ledger")
         run.counts = traffic.stop()
         watch.__exit__(None, None, None)
         _read_back(run)
@@ -242,15 +241,19 @@ def _make_happen(run: Run) -> None:
     run.progress.step("the negative control: a sabotaged pair that the checker must condemn")
     run.control = run_control(run.folder / "control", run.clock, run.asked.seed, Silent())
     left = trace.differences(run.before, trace.trace(run.lab))
-    run.holds("nothing-left", passed=not left, detail="; ".join(left[:5]) or "the traces are equal")
+    run.holds(
+        "nothing-left",
+        passed=not left,
+        detail=joined(left[:5]) or Bilingual("the traces are equal", "前后痕迹一致"),
+    )
 
 
-def _put_citizens_on(run: Run, ending: ExitStack) -> Clients:
+def _start_clients(run: Run, ending: ExitStack) -> Clients:
     spec, stack = run.asked.scenario.traffic, run.asked.stack
     rates = Rates(rows_per_s=spec.rows_per_s, objects_per_s=spec.objects_per_s)
     if reason := rates.why_too_coarse(run.objective.rto):
         raise Refused(reason)
-    run.progress.step("putting citizens on: rows and objects, acknowledged in a ledger")
+    run.progress.step("starting client traffic: rows and objects, acknowledged in a ledger")
     plan = ClientPlan(
         drill=run.drill_id, ledger=str(run.ledger_file),
         doors=tuple((s, run.access.site(s).entry_url) for s in stack.entry),
@@ -264,11 +267,11 @@ def _put_citizens_on(run: Run, ending: ExitStack) -> Clients:
     return clients
 
 
-def _put_crowd_on(run: Run, ending: ExitStack) -> surge_run.Surge | None:
+def _start_surge(run: Run, ending: ExitStack) -> surge_run.Surge | None:
     name = run.asked.scenario.traffic.surge
     if name is None:
         return None
-    run.progress.step("putting a crowd on the health code")
+    run.progress.step(f"starting the load on the service: surge {name}")
     surge = surge_run.start(
         surge_scenario.load(name), doors=[run.access.site(s).entry_url for s in run.asked.stack.entry],
         ca_file=run.access.ca_file, run_dir=run.folder / "surge", seed=run.asked.seed, clock=run.clock,
@@ -278,15 +281,17 @@ def _put_crowd_on(run: Run, ending: ExitStack) -> surge_run.Surge | None:
     return surge
 
 
-def _take_crowd_off(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
+def _stop_surge(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
     if surge is None:
         return None
-    run.progress.step("sending the crowd home")
+    run.progress.step("stopping the load on the service")
     result = surge.stop()
     generator = result.generator_verdict
     run.holds(
         "surge-generator", passed=generator.valid, spoils=True,
-        detail="; ".join(generator.reasons) or f"{result.offered} citizens came as planned",
+        detail=joined(generator.reasons) or Bilingual(
+            f"{result.offered} citizens came as planned", f"{result.offered} 人按计划到来"
+        ),
     )  # fmt: skip
     return result
 
@@ -301,7 +306,9 @@ def _take_backup(run: Run, repos: list[Repository]) -> job.Run:
     )  # fmt: skip
     run.holds(
         "backup-committed", passed=made.complete,
-        detail="; ".join(made.problems) or f"{len(made.outcomes)} vaults hold it whole",
+        detail=joined(made.problems) or Bilingual(
+            f"{len(made.outcomes)} vaults hold it whole", f"{len(made.outcomes)} 个保管库均已完整写入"
+        ),
     )  # fmt: skip
     return made
 
@@ -377,25 +384,42 @@ def _read_back(run: Run) -> None:
     wanted = run.survivor if run.asked.scenario.takeover else None
     run.holds(
         "takeover", passed=wanted is None or took_over == wanted,
-        detail=f"{took_over or 'nobody'} writes after the fault, epoch {run.epochs['after'][1]}",
+        detail=Bilingual(
+            f"{took_over or 'nobody'} writes after the fault, epoch {run.epochs['after'][1]}",
+            f"故障后由 {took_over} 写入，纪元 {run.epochs['after'][1]}" if took_over else "故障后无站点写入",
+        ),
     )  # fmt: skip
 
 
+def _judge_crowd(run: Run) -> None:
+    """What the citizens met, against what the surge expects and what the stack declares of its service."""
+    name = run.asked.scenario.traffic.surge
+    if name is None or run.surge is None or run.measures is None or run.injected is None:
+        return  # a required check that was not made is INVALID
+    run.crowd = service.judged(
+        surge_scenario.load(name), run.surge, measures=run.measures, begun_s=run.injected.begun_s,
+        objective=run.objective, service=service_of(run.asked.scenario, run.asked.stack),
+        excused=run.asked.scenario.traffic.outage == "excused",
+    )  # fmt: skip
+    run.checks += run.crowd.checks
+
+
 def _judge(run: Run) -> Verdict:
+    _judge_crowd(run)
     if run.restored is None:
-        run.did_not_run("restore-verified", "the restore did not finish")
+        run.did_not_run("restore-verified", Bilingual("the restore did not finish", "恢复没有完成"))
     else:
         run.holds("restore-verified", passed=run.restored.verified, detail=run.restored.detail)
     if run.returned is None:
         for name in ("failback", "replicas-agree", "objects-converged"):
-            run.did_not_run(name, "the site did not come back")
+            run.did_not_run(name, Bilingual("the site did not come back", "站点没有恢复"))
     else:
         back = run.returned
         run.holds("failback", passed=back.done, detail=back.detail)
         run.holds("replicas-agree", passed=not back.disagreeing, detail=back.replica_detail)
         run.holds("objects-converged", passed=back.divergent == 0, detail=back.object_detail)
     if run.control is None:
-        run.did_not_run("negative-control", "it was not reached")
+        run.did_not_run("negative-control", Bilingual("it was not reached", "没有执行到这一步"))
     else:
         run.checks.append(run.control.as_check())
     return judge(

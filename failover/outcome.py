@@ -13,18 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from failover.measure import Second, rpo
+from failover.not_measured import not_measured
+from failover.required import service_of, title
+from failover.service import Crowd
 from failover.verdict import CheckResult, Verdict
+from infra.faults.model import Kind as FaultKind
 from infra.lab.preflight import available_memory
+from loadtest.verdict import Clause
+from zaibei.kernel.bilingual import Bilingual, both
 
 if TYPE_CHECKING:
     from failover.drill import Run
 
 _ARTEFACT_MAX_BYTES = 64 << 20
-_NOT_MEASURED = (
-    "one machine carries all three sites: its clock, kernel and Debian packages are shared",
-    "the kernel of the lab adds no latency between sites",
-    "the clients and the load run on the operator's machine, outside every site but on the same cores",
-)
+_FAULTS = {
+    FaultKind.POWER_LOSS: Bilingual("power loss", "断电"),
+    FaultKind.PARTITION: Bilingual("network partition", "网络孤立"),
+    FaultKind.FREEZE: Bilingual("freeze", "假死"),
+    FaultKind.KILL: Bilingual("process killed", "进程被杀"),
+}
 _SAID = {
     "detect": {"zh": "租约到期，无人领导", "en": "the lease ran out: nobody leads"},
     "elect": {"zh": "选出新的领导者", "en": "a new leader is elected"},
@@ -51,6 +58,8 @@ def intent(run: "Run") -> dict[str, Any]:
         "required": list(run.required),
         "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
         "started_at": run.started_at,
+        "objective": _objective(run),
+        "service": _promised(run),
     }
 
 
@@ -81,6 +90,7 @@ def result(
     scenario, stack = run.asked.scenario, run.asked.stack
     found, measured, back = run.findings, run.measures, run.returned
     loss = rpo(found, measured) if found and measured else None
+    missing = not_measured(scenario, stack, run.objective, judged=run.crowd)
     return {
         "drill_id": run.drill_id,
         "scenario": scenario.name,
@@ -89,10 +99,14 @@ def result(
         "seed": run.asked.seed,
         "stack": {"name": stack.name, "digest": stack.digest},
         "verdict": verdict.ruling.value,
-        "reasons": list(verdict.reasons),
+        "reasons": [str(r) for r in verdict.reasons],
+        "reasons_i18n": [both(r) for r in verdict.reasons],
+        "summary": [both(run.crowd.sentence())] if run.crowd else [],
         "started_at": run.started_at,
         "ended_at": run.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "objective": {"rto_s": _s(run.objective.rto), "rpo_s": _s(run.objective.rpo)},
+        "objective": _objective(run),
+        "required": list(run.required),
+        "topology": _topology(run),
         "rto_first_s": _s(measured.rto_first) if measured else None,
         "rto_stable_s": _s(measured.rto_stable) if measured else None,
         "phases_s": {p.what: _s(p.took) for p in measured.phases} if measured else {},
@@ -128,13 +142,53 @@ def result(
             "condemned": run.control.condemned if run.control else None,
             "lost": run.control.lost if run.control else None,
             "overlap": run.control.overlap if run.control else None,
-            "detail": run.control.detail if run.control else "not reached",
+            "detail": str(run.control.detail) if run.control else "not reached",
+            "detail_i18n": both(
+                run.control.detail if run.control else Bilingual("not reached", "没有执行到这一步")
+            ),
         },
-        "required": list(run.required),
         "checks": [_check(c) for c in run.checks],
-        "not_measured": list(_NOT_MEASURED),
+        "not_measured": [str(n) for n in missing],
+        "not_measured_i18n": [both(n) for n in missing],
         "environment": _environment(run),
         "artefacts": list(named),
+    }
+
+
+def _objective(run: "Run") -> dict[str, Any]:
+    """Of which database, for which hazard; what is declared beside RTO and RPO stands in `not_measured`."""
+    goal = run.objective
+    return {
+        "rto_s": _s(goal.rto),
+        "rpo_s": _s(goal.rpo),
+        "database": run.asked.scenario.database,
+        "hazard": goal.hazard.value,
+        "doo": goal.doo,
+    }
+
+
+def _promised(run: "Run") -> dict[str, Any] | None:
+    """The objective of the service that the surge is held to."""
+    service = service_of(run.asked.scenario, run.asked.stack)
+    if service is None:
+        return None
+    return {
+        "name": service.name,
+        "slo_success": service.slo_success,
+        "slo_latency_s": _s(service.slo_latency),
+        "outage": run.asked.scenario.traffic.outage,
+    }
+
+
+def _topology(run: "Run") -> dict[str, Any]:
+    """The declared sites, so that a report can draw them without knowing their names."""
+    stack = run.asked.stack
+    return {
+        "sites": [
+            {"name": s.name, "city": s.city, "role": s.role.value, "witness": s.witness}
+            for s in stack.sites
+        ],
+        "entry": list(stack.entry),
     }
 
 
@@ -142,6 +196,7 @@ def _fault(run: "Run") -> dict[str, Any]:
     made = run.injected
     return {
         "kind": run.asked.scenario.fault.kind.value,
+        "kind_i18n": both(_FAULTS[run.asked.scenario.fault.kind]),
         "site": made.fault.site if made else None,
         "acknowledged_s": 0.0 if made else None,
         "took_s": made.acknowledged_s - made.begun_s if made else None,
@@ -216,8 +271,42 @@ def _surge(run: "Run") -> dict[str, Any] | None:
         "longest_silence_s": _s(s.longest_silence), "amplification": s.amplification,
         "send_lag_p99_ms": _ms(s.send_lag_p99),
         "verdict": "VALID" if s.generator_verdict.valid else "INVALID",
-        "reasons": list(s.generator_verdict.reasons),
+        "reasons": [str(r) for r in s.generator_verdict.reasons],
+        "reasons_i18n": [both(r) for r in s.generator_verdict.reasons],
+        "scenario": s.scenario,
+        "unserved": s.offered - s.ok,
+        "unserved_ratio": round((s.offered - s.ok) / s.offered, 6) if s.offered else None,
+        "judged": _judged(run.crowd) if run.crowd else None,
     }  # fmt: skip
+
+
+def _judged(crowd: Crowd) -> dict[str, Any]:
+    """What the crowd was held to, who is in it, and who was excused."""
+    away, inside = crowd.window, crowd.excused
+    return {
+        "outage": None
+        if away is None or inside is None
+        else {
+            "from_s": round(away.from_s, 3),
+            "until_s": round(away.until_s, 3),
+            "offered": inside.offered,
+            "unserved": inside.offered - inside.ok,
+        },
+        "offered": crowd.judged.offered,
+        "unserved": crowd.judged.offered - crowd.judged.ok,
+        "p50_ms": _ms(crowd.judged.p50),
+        "p99_ms": _ms(crowd.judged.p99),
+        "answer_p99_ms": _ms(crowd.judged.answer_p99),
+        "amplification": crowd.judged.amplification,
+        "longest_silence_s": _s(crowd.judged.longest_silence),
+        "expectation": [_clause(c) for c in crowd.expectation],
+        "service": crowd.service,
+        "slo": [_clause(c) for c in crowd.slo],
+    }
+
+
+def _clause(c: Clause) -> dict[str, Any]:
+    return {"what": c.what, "wanted": c.wanted, "got": c.got, "holds": c.holds}
 
 
 def _backup(run: "Run") -> dict[str, Any]:
@@ -259,7 +348,14 @@ def _environment(run: "Run") -> dict[str, Any]:
 
 
 def _check(c: CheckResult) -> dict[str, Any]:
-    return {"name": c.name, "ran": c.ran, "passed": c.passed if c.ran else None, "detail": c.detail}
+    return {
+        "name": c.name,
+        "ran": c.ran,
+        "passed": c.passed if c.ran else None,
+        "detail": str(c.detail),
+        "title": both(title(c.name)),
+        "detail_i18n": both(c.detail),
+    }
 
 
 def _control(run: "Run", arm: str) -> Path | None:

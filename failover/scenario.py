@@ -4,7 +4,7 @@ is checked here, once, and frozen.
 
 from datetime import timedelta
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -45,7 +45,13 @@ class TrafficSpec(_Strict):
     objects_per_s: float = Field(ge=0, le=20)
     steady: Duration  # before the fault
     after: Duration  # after the service is stable again
-    surge: str | None = None  # a scenario of loadtest
+    surge: str | None = None  # a scenario of loadtest; its `expect` is judged in the drill too
+    service: str | None = (
+        None  # of the stack, whose SLO the surge is held to; not needed where it has one
+    )
+    # `judged`: the surge is held to everybody who came. `excused`: not to those who came while the service
+    # was away, from the fault to the stable recovery, at most for the RTO objective. They are still counted.
+    outage: Literal["judged", "excused"] = "judged"
 
 
 class Scenario(_Strict):

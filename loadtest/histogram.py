@@ -45,6 +45,13 @@ class Latencies:
     def include(self, other: "Latencies") -> None:
         self._all.add(other._all)
 
+    def encoded(self) -> str | None:
+        """As `add` takes it; None when it is empty."""
+        if not self.count:
+            return None
+        text: bytes = self._all.encode()
+        return text.decode("ascii")
+
     @property
     def count(self) -> int:
         return int(self._all.get_total_count())

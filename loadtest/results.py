@@ -7,7 +7,7 @@ is computed again from the plan, so an engine that sent too little cannot hide i
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +21,9 @@ from loadtest.shapes import intended_by
 from loadtest.verdict import GeneratorVerdict, SelfCheck, judge_generator
 from zaibei.kernel.errors import Damage
 
+_LINE_S = 1.0  # the engine writes one a second
+_GAVE_UP = (Ending.REJECTED.value, Ending.FAILED.value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Second:
@@ -33,6 +36,26 @@ class Second:
     p99: (
         timedelta | None
     )  # time to success of those who came in it; None when a hundredth never had it
+    gave_up: int = 0  # of those who came in it, how many asked and went away with nothing
+    sent: int = 0  # requests that left in it
+    tries: int = 0  # of those, how many were not repeats
+    success: str | None = None  # histogram of the time to success of those who came in it
+    answers: str | None = None  # histogram of the good answers to requests that were due in it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some of the seconds of a surge, added up exactly: who came in them, and what they met."""
+
+    offered: int
+    ok: int
+    gave_up: int
+    p50: timedelta | None  # as in SurgeResult
+    p99: timedelta | None
+    answer_p99: timedelta | None  # of the good answers alone, each from when it was due
+    success_ratio: float | None
+    longest_silence: timedelta
+    amplification: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +136,9 @@ class Tally:
     success: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     answers: dict[str, Latencies] = field(default_factory=lambda: defaultdict(Latencies))
     outcomes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    good: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    sent_in: Counter[int] = field(default_factory=Counter)
+    tries_in: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
 
     def take(self, line: dict[str, Any]) -> None:
@@ -134,13 +160,18 @@ class Tally:
             getattr(self, name).update({int(s): int(n) for s, n in line[name]})
         for name in ("first_sent", "sent", "tries", "withheld", "cpu_s"):
             setattr(self, name, getattr(self, name) + line[name])
+        second = int(max(0.0, line["at_s"] - _LINE_S / 2))  # a line ends the second it tells of
+        self.sent_in[second] += line["sent"]
+        self.tries_in[second] += line["tries"]
         if line["lag"]:
             self.lag.add(line["lag"])
         for second, ending, encoded in line["citizens"]:
             self.endings[ending][second] += Latencies().add(encoded)
             if ending == Ending.OK.value:
                 self.success[second].append(encoded)
-        for _, step, outcome, encoded in line["requests"]:
+        for second, step, outcome, encoded in line["requests"]:
+            if outcome == Outcome.OK.value:
+                self.good[second].append(encoded)
             into = self.answers[step] if outcome == Outcome.OK.value else Latencies()
             self.outcomes[step][outcome] += into.add(encoded)
         self.reasons.update(line["reasons"])
@@ -276,12 +307,40 @@ def _ended(tallies: Sequence[Tally], ending: Ending) -> int:
     return sum(t.endings[ending.value].total() for t in tallies)
 
 
+def part(result: SurgeResult, *, without: Collection[int] = ()) -> Part:
+    """The seconds of a surge but for those in `without`, by the second in which citizens came."""
+    kept = [s for s in result.series if s.second not in without]
+    whole, good = Latencies(), Latencies()
+    for second in kept:
+        for into, encoded in ((whole, second.success), (good, second.answers)):
+            if encoded is not None:
+                into.add(encoded)
+    offered, ok = sum(s.offered for s in kept), sum(s.ok for s in kept)
+    tries = sum(s.tries for s in kept)
+    never = max(0, offered - ok)
+    return Part(
+        offered=offered,
+        ok=ok,
+        gave_up=sum(s.gave_up for s in kept),
+        p50=whole.percentile(50, never=never),
+        p99=whole.percentile(99, never=never),
+        answer_p99=good.percentile(99),
+        success_ratio=ok / offered if offered else None,
+        longest_silence=_longest_silence(kept),
+        amplification=sum(s.sent for s in kept) / tries if tries else None,
+    )
+
+
 def _series(
     offered: Counter[int], by_second: dict[int, Latencies], tallies: Sequence[Tally]
 ) -> tuple[Second, ...]:
-    served: Counter[int] = Counter()
+    served, gave_up, sent, tries = (Counter[int]() for _ in range(4))
     for tally in tallies:
         served.update(tally.served)
+        sent.update(tally.sent_in)
+        tries.update(tally.tries_in)
+        for ending in _GAVE_UP:
+            gave_up.update(tally.endings[ending])
     last = max([*offered, *served], default=-1)
     return tuple(
         Second(
@@ -290,9 +349,21 @@ def _series(
             ok=by_second[s].count,
             served=served[s],
             p99=by_second[s].percentile(99, never=max(0, offered[s] - by_second[s].count)),
+            gave_up=gave_up[s],
+            sent=sent[s],
+            tries=tries[s],
+            success=by_second[s].encoded(),
+            answers=_merged(e for t in tallies for e in t.good.get(s, ())),
         )
         for s in range(last + 1)
     )
+
+
+def _merged(encoded: Iterable[str]) -> str | None:
+    whole = Latencies()
+    for one in encoded:
+        whole.add(one)
+    return whole.encoded()
 
 
 def _requests(tallies: Sequence[Tally]) -> tuple[RequestClass, ...]:

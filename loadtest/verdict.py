@@ -1,15 +1,22 @@
 """PASS, FAIL or INVALID. Pure.
 
-The generator is judged first and by other evidence than the service: a run in which the load did not go
-out as intended says nothing about the service, whatever its percentiles look like.
+The generator is judged by other evidence than the service: a run in which the load did not go out as
+intended says nothing about how fast the service is. It can still prove harm: citizens who asked and went
+away with nothing are not brought back by a generator that was a little late, so harm is FAIL before doubt
+is INVALID, as in `failover.verdict`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from zaibei.kernel.bilingual import Bilingual
+
 _ACHIEVED_MIN = 0.999
 _CPU_MAX = 0.85  # of one core; above it a gevent loop queues its own work
+_LATER_THAN_P99 = 0.01  # of the citizens: so many may have been sent later than the lag at p99
 
 
 class Verdict(StrEnum):
@@ -69,24 +76,53 @@ def judge_generator(check: SelfCheck) -> GeneratorVerdict:
     for worker, ending in enumerate(check.endings):
         if ending not in ("finished", "stopped"):
             what = "died without a word" if ending is None else ending
-            reasons.append(f"worker {worker + 1} of {len(check.endings)}: {what}")
+            which = f"{worker + 1} of {len(check.endings)}"
+            reasons.append(
+                Bilingual(f"worker {which}: {what}", f"发生器进程 {worker + 1}/{len(check.endings)}：{_ENDED.get(what, what)}")
+            )  # fmt: skip
     if check.intended == 0:
-        reasons.append("nobody was meant to come: nothing was measured")
+        reasons.append(
+            Bilingual(
+                "nobody was meant to come: nothing was measured", "计划中没有人到来，什么也没有测到"
+            )
+        )
     elif check.first_sent < check.intended * _ACHIEVED_MIN:
         share = check.first_sent / check.intended
         reasons.append(
-            f"{check.first_sent} of {check.intended} intended arrivals were sent ({share:.2%})"
+            Bilingual(
+                f"{check.first_sent} of {check.intended} intended arrivals were sent ({share:.2%})",
+                f"计划到来 {check.intended} 人，只发出 {check.first_sent} 人（{share:.2%}）",
+            )
         )
     if check.dropped:
-        reasons.append(f"no room in the generator for {check.dropped} citizens (cap in_flight)")
-    if check.withheld:
-        reasons.append(f"{check.withheld} requests were withheld (cap requests_rps)")
-    if check.lag_p99 is not None and check.lag_p99 > check.lag_p99_max:
         reasons.append(
-            f"requests left {_ms(check.lag_p99)} late at p99, bound {_ms(check.lag_p99_max)}"
+            Bilingual(
+                f"no room in the generator for {check.dropped} citizens (cap in_flight)",
+                f"发生器容纳不下 {check.dropped} 人（上限 in_flight）",
+            )
+        )
+    if check.withheld:
+        reasons.append(
+            Bilingual(
+                f"{check.withheld} requests were withheld (cap requests_rps)",
+                f"有 {check.withheld} 个请求因上限 requests_rps 没有发出",
+            )
+        )
+    if check.lag_p99 is not None and check.lag_p99 > check.lag_p99_max:
+        late, bound = _ms(check.lag_p99), _ms(check.lag_p99_max)
+        reasons.append(
+            Bilingual(
+                f"requests left {late} late at p99, bound {bound}",
+                f"请求发出迟到 {late}（p99），上限 {bound}",
+            )
         )
     if check.cpu is not None and check.cpu > _CPU_MAX:
-        reasons.append(f"the generator used {check.cpu:.0%} of its core")
+        reasons.append(
+            Bilingual(
+                f"the generator used {check.cpu:.0%} of its core",
+                f"发生器占用了所在核的 {check.cpu:.0%}",
+            )
+        )
     return GeneratorVerdict(
         word=Validity.INVALID if reasons else Validity.VALID, reasons=tuple(reasons)
     )
@@ -142,10 +178,56 @@ def clauses(
     return tuple(found)
 
 
-def judge(generator: GeneratorVerdict, found: tuple[Clause, ...]) -> Verdict:
+def undeniable_harm(
+    expect: Expectation,
+    *,
+    offered: int,
+    gave_up: int,
+    lag_p99: timedelta | None,
+    refresh_after: timedelta,
+) -> Bilingual | None:
+    """Say why the expectation is broken whatever the generator did, or None.
+
+    `gave_up`: citizens who asked and left without what they wanted. Everybody the generator did not send,
+    dropped or lost sight of is taken as served, and so is everybody who may have been sent later than the
+    lag at p99. One attempt of a citizen lasts `refresh_after`: a generator that is later than that may have
+    made the failures itself, and then nothing is undeniable.
+    """
+    if not gave_up or lag_p99 is None or lag_p99 >= refresh_after:
+        return None
+    certain = max(0, gave_up - math.ceil(_LATER_THAN_P99 * offered))
+    best = 1 - certain / offered
+    # A percentile is a claim about how many are served at all: p99 of 2 s says that 99 of 100 are.
+    needed = max(
+        expect.success_ratio_min or 0.0,
+        0.99 if expect.p99_max is not None else 0.0,
+        0.5 if expect.p50_max is not None else 0.0,
+    )
+    if gave_up == offered or best < needed:
+        return Bilingual(
+            f"{gave_up} of {offered} citizens ({gave_up / offered:.1%}) asked and were never served;"
+            f" a generator {_ms(lag_p99)} late cannot have made that",
+            f"{offered} 人中有 {gave_up} 人（{gave_up / offered:.1%}）提出请求却始终未得到服务；"
+            f"发生器迟到 {_ms(lag_p99)} 造不成这样的结果",
+        )
+    return None
+
+
+def judge(
+    generator: GeneratorVerdict, found: Sequence[Clause], *, harm: str | None = None
+) -> Verdict:
+    """`harm` is from `undeniable_harm`: it outranks a doubtful generator."""
+    if harm and found:
+        return Verdict.FAIL
     if not generator.valid or not found:
         return Verdict.INVALID  # nothing claimed is nothing proven
     return Verdict.PASS if all(c.holds for c in found) else Verdict.FAIL
+
+
+_ENDED = {
+    "died without a word": "没有留下结束记录就退出了",
+    "controller-lost": "与控制进程失去联系",
+}
 
 
 def _ms(value: timedelta) -> str:

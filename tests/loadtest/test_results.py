@@ -13,7 +13,7 @@ from loadtest.guard import Door
 from loadtest.histogram import Latencies, encode
 from loadtest.plan import Plan
 from loadtest.record import Recorder
-from loadtest.results import Reader, SurgeResult, Tally, summarise
+from loadtest.results import Reader, SurgeResult, Tally, part, summarise
 from loadtest.scenario import SurgeScenario
 from loadtest.shapes import arrivals
 from zaibei.kernel.errors import Damage
@@ -80,6 +80,22 @@ def test_a_calm_run_is_valid_and_adds_up(plan: Plan, tmp_path: Path) -> None:
     assert abs(result.p99 - timedelta(milliseconds=20)) < timedelta(microseconds=30)
     assert result.amplification == 1
     assert result.longest_silence == timedelta(0)
+
+
+def test_a_part_of_a_surge_is_added_up_from_its_seconds_alone(plan: Plan, tmp_path: Path) -> None:
+    result = _result(plan, tmp_path, took_s=lambda i: None if 10 <= i < 20 else 0.020)
+    whole, outside = part(result), part(result, without=range(1, 2))
+
+    assert (whole.offered, whole.ok, whole.gave_up) == (40, 30, 10)
+    assert whole.p99 is None
+    assert (outside.offered, outside.ok, outside.gave_up) == (30, 30, 0)
+    assert outside.p99 is not None
+    assert outside.answer_p99 is not None
+    assert outside.success_ratio == 1
+    assert (whole.p50, whole.p99, whole.success_ratio, whole.longest_silence) == (
+        result.p50, result.p99, result.success_ratio, result.longest_silence,
+    )  # fmt: skip
+    assert part(result, without=range(4)).success_ratio is None, "nobody came: unknown, never 0"
 
 
 def test_workers_merge_to_exactly_what_one_would_have_measured(plan: Plan, tmp_path: Path) -> None:
@@ -186,9 +202,9 @@ def test_a_reader_gives_each_line_once_while_the_file_grows(tmp_path: Path) -> N
 @given(st.lists(st.lists(st.integers(0, 700_000_000), max_size=30), min_size=1, max_size=5))
 def test_adding_histograms_is_the_histogram_of_all(parts: list[list[int]]) -> None:
     merged, whole = Latencies(), Latencies()
-    for part in parts:
-        assert merged.add(encode(part)) == len(part)
-    whole.add(encode([v for part in parts for v in part]))
+    for some in parts:
+        assert merged.add(encode(some)) == len(some)
+    whole.add(encode([v for some in parts for v in some]))
 
     assert merged.count == whole.count
     for percent in (1, 50, 99, 99.9, 100):

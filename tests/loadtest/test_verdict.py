@@ -13,6 +13,7 @@ from loadtest.verdict import (
     clauses,
     judge,
     judge_generator,
+    undeniable_harm,
 )
 
 MS = timedelta(milliseconds=1)
@@ -108,3 +109,54 @@ def test_an_invalid_generator_never_passes_and_never_fails_a_service(
     ratio: float, p99: timedelta
 ) -> None:
     assert judge(BAD, _found(WANTED, success_ratio=ratio, p99=p99)) is Verdict.INVALID
+
+
+def _harm(expect: Expectation = WANTED, **bent: object) -> str | None:
+    told: dict[str, object] = {
+        "offered": 1000,
+        "gave_up": 1000,
+        "lag_p99": 12 * MS,
+        "refresh_after": timedelta(seconds=2),
+    }
+    return undeniable_harm(expect, **(told | bent))  # type: ignore[arg-type]
+
+
+def test_a_service_that_served_nobody_fails_though_the_generator_was_12_ms_late() -> None:
+    harm = _harm()
+
+    assert harm is not None
+    assert "1000 of 1000 citizens (100.0%) asked and were never served" in harm
+    assert judge(BAD, _found(WANTED, success_ratio=0.0, p99=None), harm=harm) is Verdict.FAIL
+
+
+def test_harm_is_undeniable_only_beyond_all_that_the_generator_may_have_made() -> None:
+    assert _harm(gave_up=21), "2.1 % gave up, 1 % may be the lag's, 99 % were promised"
+    assert _harm(gave_up=20) is None
+    assert _harm(gave_up=0) is None
+    assert _harm(lag_p99=timedelta(seconds=2)) is None, "as late as a citizen waits"
+    assert _harm(lag_p99=None) is None
+    only_p50 = Expectation(p50_max=50 * MS)
+    assert _harm(only_p50, gave_up=400) is None
+    assert _harm(only_p50, gave_up=600)
+    assert _harm(Expectation(amplification_max=2), gave_up=1000), "nobody at all was served"
+
+
+def test_those_whom_the_generator_never_sent_are_no_harm_of_the_service() -> None:
+    assert _harm(offered=9000, gave_up=0) is None
+    assert judge(BAD, _found(WANTED, success_ratio=0.1), harm=_harm(gave_up=0)) is Verdict.INVALID
+
+
+@settings(deadline=None)
+@given(
+    offered=st.integers(1, 10_000),
+    gave_up=st.integers(0, 10_000),
+    promised=st.floats(0, 1),
+    lag=st.timedeltas(timedelta(0), timedelta(seconds=5)),
+)
+def test_harm_is_never_claimed_of_a_service_that_kept_its_promise(
+    offered: int, gave_up: int, promised: float, lag: timedelta
+) -> None:
+    gave_up = min(gave_up, offered)
+    expect = Expectation(success_ratio_min=promised)
+    if _harm(expect, offered=offered, gave_up=gave_up, lag_p99=lag):
+        assert gave_up == offered or 1 - gave_up / offered < promised

@@ -4,7 +4,7 @@
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,13 @@ from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.state import state_dir
 
-app = typer.Typer(no_args_is_help=True, help="Faults made on purpose, measured.")
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Failure drills: inject a fault, measure the impact on clients, judge it.",
+)
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 StackFile = Annotated[Path | None, typer.Option("--stack", help="stack.yaml; default: the sample")]
 _EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
@@ -22,7 +28,7 @@ _COLOUR = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
 
 @app.command("list")
 def list_(*, json: Json = False) -> None:
-    """The scenarios there are."""
+    """List the scenarios."""
     from rich.table import Table
 
     from failover import scenario
@@ -45,19 +51,22 @@ def list_(*, json: Json = False) -> None:
 @app.command()
 def run(
     name: str,
-    seed: Annotated[int, typer.Option(help="Traffic and fault are drawn from it.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the traffic and of the fault.")] = 1,
     stack: StackFile = None,
     *,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Lab, data and a first backup too.")
+        bool,
+        typer.Option(
+            "--prepare", help="Boot the lab, load data and take a first backup before the drill."
+        ),
     ] = False,
     scale: Annotated[float, typer.Option(help="With --prepare: 1.0 is 100 000 people.")] = 1.0,
     keep_lab: Annotated[
-        bool, typer.Option("--keep-lab", help="With --prepare: leave it up.")
+        bool, typer.Option("--keep-lab", help="With --prepare: leave the lab running afterwards.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Break it, watch the clients, and say what that was worth."""
+    """Inject a fault, measure client impact, and report a verdict."""
     from failover import scenario
     from failover.drill import Asked, drill
     from zaibei.cli.choice import chosen_stack
@@ -88,19 +97,21 @@ def run(
 
 @app.command("show")
 def show_(drill: str, *, json: Json = False) -> None:
-    """One drill again, by its id, or the `last` one."""
+    """Show a finished drill by its id, or the `last` one."""
     folder = state_dir() / "drills"
     if drill == "last":
         try:
             drill = str(jsonlib.loads((folder / "last.json").read_text())["drill_id"])
         except FileNotFoundError as none:
             raise Usage(
-                "no drill was ever finished here", hint="zaibei drill run site-power-loss"
+                "no drill has finished here", hint="zaibei drill run site-power-loss"
             ) from none
     try:
         result = jsonlib.loads((folder / drill / "result.json").read_text())
     except FileNotFoundError as none:
-        raise Usage(f"no finished drill {drill}", hint=f"there are those below {folder}") from none
+        raise Usage(
+            f"no finished drill {drill}", hint=f"finished drills are listed in {folder}"
+        ) from none
     result |= {
         "evidence_pack": str(folder / drill / "pack"),
         "report": str(folder / drill / "report.html"),
@@ -125,6 +136,8 @@ def _tell(r: dict[str, Any]) -> None:
     )
     for reason in r["reasons"]:
         talk.print(f"  {reason}", markup=False)
+    for line in r.get("summary", []):  # drills of earlier versions have none
+        talk.print(f"  {line['en']}", markup=False)
     table = Table("what", "measured", "objective", box=None, pad_edge=False, header_style="dim")
     goal, b = r["objective"], r["backup"]
     table.add_row("RTO, first good write", _s(r["rto_first_s"]), f"≤ {goal['rto_s']:g} s")
@@ -139,7 +152,11 @@ def _tell(r: dict[str, Any]) -> None:
         f"{_n(r['objects']['lost'])} of {_n(r['objects']['acked'])}",
         "",
     )
-    table.add_row("nobody knows (info) · phantoms", f"{_n(r['info'])} · {_n(r['phantoms'])}", "")
+    table.add_row(
+        "writes with unknown outcome · unexpected writes",
+        f"{_n(r['info'])} · {_n(r['phantoms'])}",
+        "",
+    )
     table.add_row(
         "phases", ", ".join(f"{k} {v:.1f} s" for k, v in r["phases_s"].items()) or "unknown", ""
     )
@@ -151,8 +168,14 @@ def _tell(r: dict[str, Any]) -> None:
     if r["surge"]:
         table.add_row(
             "citizens served",
-            f"{r['surge']['ok']} of {r['surge']['offered']}, p99 {_ms(r['surge']['p99_ms'])}",
+            f"{r['surge']['ok']} of {r['surge']['offered']}, p99 {_ms(r['surge']['p99_ms'], none='never')}",
             "",
+        )
+        _tell_judged(table, r["surge"].get("judged"))
+        table.add_row(
+            "load generator",
+            "valid measurement" if r["surge"]["verdict"] == "VALID" else "NOT a valid measurement",
+            "valid",
         )
     table.add_row("backup restored and compared",
                   f"{'yes' if b['restore_verified'] else 'NO'}, {_n(b['rows_compared'])} rows in {_s(b['restore_s'])}", "")  # fmt: skip
@@ -170,12 +193,23 @@ def _tell(r: dict[str, Any]) -> None:
     talk.print(f"\nevidence  {r['evidence_pack']}\nreport    {r['report']}", markup=False)
 
 
+def _tell_judged(table: "Table", judged: dict[str, Any] | None) -> None:
+    """Whom the service was judged by, and against what."""
+    if judged is None:
+        return
+    whom = "all citizens" if judged["outage"] is None else "citizens outside the outage"
+    served = f"{judged['offered'] - judged['unserved']} of {judged['offered']}"
+    goals = {c["what"]: c["wanted"] for c in judged["slo"] or judged["expectation"]}
+    table.add_row(f"served: {whom}", served, goals.get("success_ratio", ""))
+    table.add_row("p99 of good answers", _ms(judged["answer_p99_ms"]), goals.get("answer_p99", ""))
+
+
 def _s(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1f} s"
 
 
-def _ms(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.0f} ms"
+def _ms(value: float | None, none: str = "unknown") -> str:
+    return none if value is None else f"{value:.0f} ms"
 
 
 def _n(value: int | None) -> str:

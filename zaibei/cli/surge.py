@@ -44,19 +44,20 @@ def list_(*, json: Json = False) -> None:
 def run(
     scenario: Annotated[str, typer.Argument(help="a name from `zaibei surge list`, or a file")],
     *,
-    seed: Annotated[int, typer.Option(help="the same seed is the same crowd")] = 0,
+    seed: Annotated[int, typer.Option(help="the same seed makes the same arrivals")] = 0,
     duration: Annotated[
-        float | None, typer.Option(help="tell the curve in so many seconds")
+        float | None, typer.Option(help="compress the load profile to N seconds")
     ] = None,
     door: Annotated[
-        list[str] | None, typer.Option(help="base URL to load; default: the provisioned entries")
+        list[str] | None,
+        typer.Option(help="base URL to load; default: the entries of the provisioned stack"),
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="CA of the doors; default: the stack's")] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="engine processes")] = 1,
     run_dir: RunDir = None,
     json: Json = False,
 ) -> None:
-    """Send a crowd to the service and judge what it met."""
+    """Load a service and judge what its clients met."""
     from loadtest import run as engine  # noqa: PLC0415
     from loadtest.report import judged  # noqa: PLC0415
     from loadtest.scenario import load  # noqa: PLC0415
@@ -152,6 +153,8 @@ def _say_surge(report: "SurgeReport") -> None:
         talk.print(
             f"{mark}: {clause.what} {clause.wanted}: {clause.got}", markup=False, soft_wrap=True
         )
+    if report.harm:
+        talk.print(f"harm: {report.harm}", markup=False, soft_wrap=True)
     for reason, n in list(r.reasons.items())[:5]:
         talk.print(f"  {n} x {reason}", markup=False, soft_wrap=True)
     for reason in r.generator_verdict.reasons:
