@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -46,7 +46,7 @@ from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Invalid, Refused
 from zaibei.kernel.ids import new_id
 from zaibei.kernel.progress import Progress, Silent
-from zaibei.kernel.state import sole, state_dir, write_atomic
+from zaibei.kernel.state import marked, sole, state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
 _DEADMAN = timedelta(minutes=10)  # no drill keeps a site broken for longer
@@ -178,6 +178,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         run.folder.mkdir(parents=True)
         evidence = Evidence.open(default_dir(), clock)
         intent = evidence.record(Kind.INTENT, outcome.intent(run))
+        ending.enter_context(_shown_to_monitors(run))
         try:
             _make_happen(run)
             verdict = _judge(run)
@@ -473,6 +474,13 @@ def _archiving(
             stopping.set()
             thread.join(timeout=30)
             status.wal(archiver.status(), at=run.clock.now())
+
+
+def _shown_to_monitors(run: Run) -> AbstractContextManager[None]:
+    """Alerts of these minutes are made on purpose: the exporter tells so, for as long as this process lives."""
+    fault = run.asked.scenario.fault_in(run.asked.stack)
+    mark = {"drill_id": run.drill_id, "scenario": run.asked.scenario.name, "site": fault.site}
+    return marked(state_dir() / "drills" / "running.json", json.dumps(mark))
 
 
 def _stamp(clock: Clock) -> str:

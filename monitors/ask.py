@@ -92,5 +92,6 @@ def ask_all(
 
 
 def _reason(said: Exception) -> str:
-    text = " ".join(str(said).split())
+    """In a line, and without what would move a terminal's cursor: a server's own words may be in it."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
     return text or type(said).__name__

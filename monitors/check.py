@@ -1,34 +1,40 @@
 """Is anything wrong now? Every alert rule put to one fresh round of answers.
 
-Three outcomes, not two: an alert whose metrics nobody could measure is `unknown`, which is not quiet.
+Three outcomes, not two, for each alert and each site: it fires, it is quiet, or what it needs was not measured
+there. A site that answers does not speak for one that is silent.
 """
 
-import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from prometheus_client.parser import text_string_to_metric_families
+from monitors.bounds import Bounds
+from monitors.metrics import BY_NAME, STANDBYS, Metric, Sample, Where, sample
+from monitors.reading import OPERATOR
+from monitors.rules import Firing, Rule, Series, firing, metrics_named, series
+from monitors.survey import Silence, Survey
+from zaibei.kernel.errors import Usage
 
-from infra.sites import StackAccess
-from monitors.ask import ask_all
-from monitors.metrics import BY_NAME, Sample, Where
-from monitors.probes import https
-from monitors.reading import Probe, Unknown
-from monitors.rules import Firing, Rule, firing, metrics_named, series
-from monitors.survey import DEADLINE, Silence, Survey
-from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Unreachable, Usage
+_NO_ACCESS = "access"  # the probe that stands for all of a site that was never provisioned
+_PAGE = "exporter"  # the probe that brings the page of a site
+_SITES_JOB, _OPERATOR_JOB = "zaibei-sites", "zaibei"
 
-_MAX_SAMPLES = 500  # of one site's page
-_OK = 200
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmeasured:
+    """An alert that could not be asked at a place: it did not fire there, and it is not quiet either."""
+
+    alert: str
+    at: str  # a site, vault, bucket or scenario; "" where the alert is about the whole stack
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     at: datetime
     firing: tuple[Firing, ...]
-    unknown: tuple[str, ...]  # alerts that could not be asked
+    unknown: tuple[str, ...]  # alerts that could not be asked, at one place or at all
+    unmeasured: tuple[Unmeasured, ...]  # where, and why
     silences: tuple[Silence, ...]
 
     @property
@@ -37,24 +43,24 @@ class Check:
 
 
 def check(
-    rules: tuple[Rule, ...],
-    seen: Survey,
-    hosts: tuple[Sample, ...] = (),
-    *,
-    site: str | None = None,
+    rules: tuple[Rule, ...], seen: Survey, bounds: Bounds, *, site: str | None = None
 ) -> Check:
-    """Pure: rules and samples in, what fires and what cannot be told out.
+    """Pure: rules and answers in, what fires and what cannot be told out.
 
     With `site`, samples of other sites are left out first: measured elsewhere is not measured here.
     """
-    values = series(s for s in (*seen.samples, *hosts) if site is None or _about(s, site))
+    told = [*seen.samples, *seen.hosts, *_scrapes(seen)]
+    silences = [*seen.silences, *_of_pages(seen.hosts)]
+    values = series(s for s in told if site is None or _about(s, site))
+    place = _Places(values, silences, bounds, site)
+    fired = tuple(f for rule in rules for f in firing(rule, values))
+    doubts = tuple(dict.fromkeys(d for rule in rules for d in place.doubts(rule)))
     return Check(
         at=seen.at,
-        firing=tuple(f for rule in rules for f in firing(rule, values)),
-        unknown=tuple(
-            r.alert for r in rules if any(not values.get(m) for m in metrics_named(r.expr))
-        ),
-        silences=seen.silences,
+        firing=fired,
+        unknown=tuple(dict.fromkeys(d.alert for d in doubts)),
+        unmeasured=doubts,
+        silences=tuple(silences),
     )
 
 
@@ -66,47 +72,121 @@ def of_alert(found: Check, alert: str, known: frozenset[str]) -> Check:
         found,
         firing=tuple(f for f in found.firing if f.alert == alert),
         unknown=tuple(a for a in found.unknown if a == alert),
+        unmeasured=tuple(d for d in found.unmeasured if d.alert == alert),
     )
+
+
+def _scrapes(seen: Survey) -> Iterator[Sample]:
+    """What Prometheus would note of its scrapes: this round read the same pages."""
+    silent = {s.site for s in seen.silences if s.probe in (_PAGE, _NO_ACCESS)}
+    asked = {
+        s.labels[1] for s in seen.samples if s.metric == "zaibei_probe_up" and s.labels[0] == _PAGE
+    }
+    for site in sorted(asked | silent):
+        yield sample("up", site not in silent, _SITES_JOB, site)
+    yield sample("up", 1, _OPERATOR_JOB, OPERATOR)
+    yield sample("zaibei_round_age_seconds", 0)
+
+
+def _of_pages(hosts: Sequence[Sample]) -> Iterator[Silence]:
+    """Probes of a site's own exporter that got no answer."""
+    for one in hosts:
+        if one.metric == "zaibei_local_probe_up" and one.value == 0:
+            site, probe = one.labels
+            yield Silence(
+                probe=probe, site=site, reason="the site itself has no answer", local=True
+            )
 
 
 def _about(sample: Sample, site: str) -> bool:
     labels = dict(zip(BY_NAME[sample.metric].labels, sample.labels, strict=True))
+    if labels.get("site") == OPERATOR and sample.metric == "up":
+        return True  # the page that speaks of every site
     return labels.get("site", site) == site
 
 
-def of_hosts(
-    access: StackAccess, *, clock: Clock, deadline: timedelta = DEADLINE
-) -> tuple[Sample, ...]:
-    """What the exporters on the sites show. A site without an answer gives nothing: its probe is silent."""
-    tls = https.context(
-        ca_file=access.ca_file, client_cert=access.client_cert, client_key=access.client_key
-    )
+class _Places:
+    """Where each metric was measured, and why not elsewhere."""
 
-    def asks(site: str, url: str) -> Probe[tuple[Sample, ...]]:
-        return Probe(name="host", site=site, ask=lambda d: _page(site, url, tls, d))
+    def __init__(
+        self, values: Series, silences: Sequence[Silence], bounds: Bounds, only: str | None
+    ) -> None:
+        self._values, self._silences, self._only = values, silences, only
+        self._sites = bounds.sites if only is None else (only,)
+        self._declared: Mapping[str, Sequence[str]] = {
+            "site": self._sites,
+            "vault": bounds.vaults,
+            "bucket": bounds.buckets,
+            "scenario": bounds.scenarios,
+        }
 
-    probes = [asks(s.name, s.exporter_url) for s in access.sites]
-    answers = ask_all(probes, deadline=deadline, clock=clock)
-    return tuple(s for a in answers if not isinstance(a.value, Unknown) for s in a.value)
+    def doubts(self, rule: Rule) -> Iterator[Unmeasured]:
+        found: dict[str, str] = {}
+        for name in sorted(metrics_named(rule.expr)):
+            missing = self._missing(BY_NAME[name])
+            if BY_NAME[name].labels == ("site",):
+                missing = self._could_fire(rule, name, missing)
+            for at, reason in missing.items():
+                found.setdefault(at, reason)
+        for at, reason in found.items():
+            yield Unmeasured(alert=rule.alert, at=at, reason=reason)
 
+    def _missing(self, metric: Metric) -> dict[str, str]:
+        """The places at which it was not measured although it could be, with the reason."""
+        seen = self._values.get(metric.name, {})
+        label = metric.each or ("site" if "site" in metric.labels else None)
+        if label is None or label not in self._declared:
+            return {} if seen else {"": self._why_not(metric, None) or "nothing was measured"}
+        places = list(self._declared[label])
+        if (
+            label == "site" and self._only is None
+        ):  # the operator's own certificates, his mark of a drill
+            places += [s.site for s in self._silences if self._tells(metric, s)]
+        missing = {}
+        for at in dict.fromkeys(places):
+            here = any((label, at) in labels for labels in seen)
+            why = self._why_not(metric, at if label == "site" else None)
+            # Of several samples of a site (its mounts) some may be there and the silent one not.
+            if why is not None and not (here and metric.labels == (label,)):
+                missing[at] = why
+            elif not here and self._expected(metric, at):
+                missing[at] = "nothing was measured"
+        return missing
 
-def _page(site: str, url: str, tls: ssl.SSLContext, deadline: timedelta) -> tuple[Sample, ...]:
-    reply = https.request(f"{url}/metrics", tls=tls, deadline=deadline)
-    if reply.status != _OK:
-        raise Unreachable(f"{url}/metrics: status {reply.status}")
-    kept = tuple(declared(reply.body.decode(errors="replace"), site=site))
-    if len(kept) > _MAX_SAMPLES:
-        raise Unreachable(f"{url}/metrics: more than {_MAX_SAMPLES} samples")
-    return kept
+    def _expected(self, metric: Metric, at: str) -> bool:
+        if metric.name in STANDBYS:
+            return self._values.get("zaibei_writer", {}).get(frozenset({("site", at)})) == 0
+        return metric.each is not None
 
-
-def declared(page: str, *, site: str) -> Iterator[Sample]:
-    """The samples of a page that a site may speak: declared for sites, and about itself."""
-    for family in text_string_to_metric_families(page):
-        for one in family.samples:
-            metric = BY_NAME.get(one.name)
-            if metric is None or metric.where is not Where.SITE or one.labels.get("site") != site:
+    def _why_not(self, metric: Metric, site: str | None) -> str | None:
+        for one in self._silences:
+            if site is not None and one.site != site:
                 continue
-            if set(one.labels) == set(metric.labels):
-                labels = tuple(one.labels[name] for name in metric.labels)
-                yield Sample(metric=one.name, labels=labels, value=one.value)
+            if one.probe == _NO_ACCESS and site is not None:
+                return one.reason
+            if self._tells(metric, one) or (metric.where is Where.SITE and one.probe == _PAGE):
+                return f"{one.probe}: {one.reason}"
+        return None
+
+    @staticmethod
+    def _tells(metric: Metric, silent: Silence) -> bool:
+        """A site's exporter has probes of its own, with some of the names that ours have."""
+        return metric.told_by(silent.probe) and silent.local is (metric.where is Where.SITE)
+
+    def _could_fire(self, rule: Rule, name: str, missing: Mapping[str, str]) -> dict[str, str]:
+        """Of the sites at which a metric is missing those where some value of it would make the rule fire.
+
+        With one writer seen there is no `NoWriter`, whoever is silent; there may be a second one.
+        """
+        extremes = (0.0, 1.0) if BY_NAME[name].unit == "" else (0.0, float("inf"))
+        already = [f.labels for f in firing(rule, self._values)]
+        new = []
+        for value in extremes:
+            filled = dict(self._values.get(name, {}))
+            filled |= {frozenset({("site", at)}): value for at in missing}
+            told = {**self._values, name: filled}
+            new += [f.labels for f in firing(rule, told) if f.labels not in already]
+        # A rule that adds the sites up says of none of them which it is.
+        whole = any("site" not in labels for labels in new)
+        hit = {labels.get("site") for labels in new}
+        return {at: why for at, why in missing.items() if whole or at in hit}

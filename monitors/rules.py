@@ -4,8 +4,9 @@ The files in `alerts/` are the only place where a condition is written. They kee
 PromQL, so that `zaibei monitor check` asks the same question as the Prometheus of the house; every case of
 the promtool tests is also put to this evaluator. `for:` is not waited for: a condition is told at once.
 
-    expr    = operand OP ["on" "(" labels ")"] operand        OP: > >= < <= == !=
-    operand = NUMBER | selector | AGG ["by" "(" labels ")"] "(" operand ")"     AGG: sum max min count
+    expr    = compared ["unless" "on" "(" labels ")" selector]
+    compared = operand OP ["on" "(" labels ")"] operand        OP: > >= < <= == !=
+    operand = NUMBER | selector | AGG ["by" "(" labels ")"] "(" operand ")"     AGG: sum max min count absent
     selector = name ["{" label (= != =~ !~) "text" , … "}"]
 """
 
@@ -38,12 +39,15 @@ _AGGREGATE: dict[str, Callable[[list[float]], float]] = {
     "min": min,
     "count": len,
 }
+_ABSENT = "absent"  # 1 when the selector finds nothing, with the labels that it asked for
 _MATCH: dict[str, Callable[[str, str], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
     "=~": lambda value, text: re.fullmatch(text, value) is not None,
     "!~": lambda value, text: re.fullmatch(text, value) is None,
 }
+
+_DRILL = "zaibei_drill_in_progress"
 
 Labels = frozenset[tuple[str, str]]
 Vector = dict[Labels, float]
@@ -69,6 +73,7 @@ class Firing:
     value: float
     summary: dict[str, str]
     runbook: str
+    drill: str = ""  # the scenario of the drill that ran meanwhile: perhaps made on purpose
 
 
 def all_rules() -> tuple[Rule, ...]:
@@ -108,6 +113,7 @@ def series(samples: Iterable[Sample]) -> dict[str, Vector]:
 
 def firing(rule: Rule, seen: Series) -> list[Firing]:
     """Every label set for which the rule's condition is true now."""
+    running = sorted(dict(labels)["scenario"] for labels in seen.get(_DRILL, {}))
     return [
         Firing(
             alert=rule.alert,
@@ -116,18 +122,19 @@ def firing(rule: Rule, seen: Series) -> list[Firing]:
             value=value,
             summary=_filled(rule.summary, labels),
             runbook=rule.runbook,
+            drill=", ".join(running),
         )
         for labels, value in sorted(evaluate(rule.expr, seen).items(), key=lambda i: sorted(i[0]))
     ]
 
 
 def metrics_named(expr: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\bzaibei_\w+", expr))
+    return frozenset(re.findall(r"\bzaibei_\w+|\bup\b", expr))
 
 
 def evaluate(expr: str, seen: Series) -> Vector:
     """Raises Usage for an expression outside the grammar."""
-    return _Parser(expr, seen).comparison()
+    return _Parser(expr, seen).whole()
 
 
 def _filled(texts: Mapping[str, str], labels: Labels) -> dict[str, str]:
@@ -155,15 +162,27 @@ class _Parser:
         self._tokens = self._split(expr)
         self._at = 0
 
-    def comparison(self) -> Vector:
+    def whole(self) -> Vector:
+        found = self._comparison()
+        if self._taken("unless"):
+            self._expect("on")
+            on = self._labels()
+            others = self._operand()
+            if isinstance(others, float):
+                raise self._outside("unless a number")
+            there = {_only(labels, on) for labels in others}
+            found = {k: v for k, v in found.items() if _only(k, on) not in there}
+        if self._at != len(self._tokens):
+            raise self._outside(self._tokens[self._at])
+        return found
+
+    def _comparison(self) -> Vector:
         left = self._operand()
         compare = _COMPARE.get(sign := self._next())
         if compare is None:
             raise self._outside(sign)
         on = self._labels() if self._taken("on") else None
         right = self._operand()
-        if self._at != len(self._tokens):
-            raise self._outside(self._tokens[self._at])
         if isinstance(left, float):
             raise self._outside("a number on the left")
         if isinstance(right, float):
@@ -184,6 +203,8 @@ class _Parser:
         token = self._next()
         if token[0].isdigit():
             return float(token)
+        if token == _ABSENT:
+            return self._absent()
         if token in _AGGREGATE:
             by = frozenset(self._labels()) if self._taken("by") else frozenset()
             self._expect("(")
@@ -198,6 +219,19 @@ class _Parser:
         if token not in BY_NAME:
             raise Usage(f"{self._expr}: no metric {token!r}", hint="see docs/reference/metrics.md")
         return self._selected(token)
+
+    def _absent(self) -> Vector:
+        self._expect("(")
+        begun = self._at
+        inner = self._operand()
+        asked = self._tokens[begun : self._at]
+        self._expect(")")
+        if inner:
+            return {}
+        equal = {
+            (asked[i - 1], asked[i + 1][1:-1]) for i, token in enumerate(asked) if token == "="
+        }
+        return {frozenset(equal): 1.0}
 
     def _selected(self, metric: str) -> Vector:
         wanted: list[tuple[str, Callable[[str, str], bool], str]] = []

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monitors.ask import ask_all
+from monitors.ask import Asker
+from monitors.beat import Beat
 from monitors.exporter import serve
 from monitors.metrics import Sample, Where, sample
 from monitors.probes import host, postgres
@@ -23,7 +24,7 @@ from monitors.reading import Probe, Unknown
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Missing, Usage, ZaibeiError
 
-_DEADLINE = timedelta(seconds=3)
+_DEADLINE = timedelta(seconds=2)  # of a round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +62,8 @@ def config(path: Path) -> SiteConfig:
         raise Usage(f"{path}: not an exporter configuration: {wrong!r}") from wrong
 
 
-def samples(site: SiteConfig, clock: Clock) -> Iterator[Sample]:
-    answers = ask_all(_questions(site), deadline=_DEADLINE, clock=clock)
+def samples(site: SiteConfig, asker: Asker, clock: Clock) -> Iterator[Sample]:
+    answers = asker.ask(_questions(site), deadline=_DEADLINE)
     lags: list[timedelta] = []
     for answer in answers:
         silent = isinstance(answer.value, Unknown)
@@ -137,21 +138,24 @@ def main(argv: list[str]) -> int:
         if len(argv) != 1:
             raise Usage("one argument: the configuration file")
         site = config(Path(argv[0]))
-        _, stop = serve(
-            lambda: samples(site, clock),
-            where=Where.SITE,
-            address=site.address,
-            port=site.port,
-            certificate=(site.certificate, site.key),
-        )
+        asker, ended = Asker(clock=clock), threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        with Beat(
+            lambda: samples(site, asker, clock), where=Where.SITE, site=site.site, clock=clock
+        ) as beat:
+            _, stop = serve(
+                beat.samples,
+                where=Where.SITE,
+                address=site.address,
+                port=site.port,
+                certificate=(site.certificate, site.key),
+            )
+            ended.wait()
+            stop()
     except ZaibeiError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
-    stop()
     return 0
 
 

@@ -1,7 +1,7 @@
 """One round of questions to the whole stack, and what its answers mean as samples.
 
 `questions` says what to ask, `samples` is pure: answers in, samples out. A probe without an answer gives
-`zaibei_probe_up` 0 and nothing else.
+`zaibei_probe_up` 0 and nothing else. All are asked at once, so a round takes as long as its slowest probe.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from infra.sites import SiteAccess, StackAccess
-from monitors.ask import ask_all
+from monitors import moves, pages
+from monitors.ask import Asker
 from monitors.bounds import Bounds
 from monitors.metrics import Sample, sample
 from monitors.probes import certificates, doors, host, https, patroni, postgres, records
 from monitors.reading import OPERATOR, Answer, Probe, Unknown
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Missing
 
-DEADLINE = timedelta(seconds=5)
+DEADLINE = timedelta(seconds=2)  # of a round
 _ZERO = timedelta(0)
 
 
@@ -31,6 +32,7 @@ class Silence:
     probe: str
     site: str
     reason: str
+    local: bool = False  # of the site's own exporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,9 @@ class Survey:
     at: datetime
     samples: tuple[Sample, ...]
     silences: tuple[Silence, ...]
+    hosts: tuple[
+        Sample, ...
+    ] = ()  # what the exporters of the sites show: for the check, not for our page
 
 
 def survey(
@@ -47,13 +52,23 @@ def survey(
     state: Path,
     clock: Clock,
     deadline: timedelta = DEADLINE,
+    asker: Asker | None = None,
 ) -> Survey:
+    """`asker`: the one of the rounds before, when this is not the only one."""
     now = clock.now()
     asked = questions(access, bounds, state=state, now=now)
-    answers = ask_all(asked, deadline=deadline, clock=clock)
+    answers = (asker or Asker(clock=clock)).ask(asked, deadline=deadline)
+    seat = moves.note(state / "monitor" / "writer.json", _members(answers), now=now)
+    told = samples(answers, access=access, bounds=bounds, now=now)
     return Survey(
         at=now,
-        samples=tuple(samples(answers, access=access, bounds=bounds, now=now)),
+        samples=(*told, *moves.samples(seat, sites=bounds.sites, now=now)),
+        hosts=tuple(
+            one
+            for a in answers
+            if a.probe == "exporter" and not isinstance(a.value, Unknown)
+            for one in a.value
+        ),
         silences=tuple(
             Silence(probe=a.probe, site=a.site, reason=a.value.reason)
             for a in answers
@@ -66,9 +81,16 @@ def questions(
     access: StackAccess, bounds: Bounds, *, state: Path, now: datetime
 ) -> list[Probe[Any]]:
     asked: list[Probe[Any]] = []
+    reached = {site.name for site in access.sites}
     for site in access.sites:
         if site.name in bounds.sites:
             asked += _of_site(access, site, bounds)
+    # A site that is declared and not provisioned is asked nothing: that is not quiet either.
+    asked += [
+        Probe(name="access", site=name, ask=partial(_not_provisioned, name))
+        for name in bounds.sites
+        if name not in reached
+    ]
     asked += [
         Probe(
             name="backup_record",
@@ -87,6 +109,11 @@ def questions(
             site=OPERATOR,
             ask=lambda _: records.drills(state / "drills", scenarios=bounds.scenarios, now=now),
         ),
+        Probe(
+            name="drill_mark",
+            site=OPERATOR,
+            ask=lambda _: records.drill_in_progress(state / "drills", sites=bounds.sites),
+        ),
         Probe(name="state_disk", site=OPERATOR, ask=lambda _: host.disk_free(state)),
         Probe(
             name="cert_client",
@@ -96,6 +123,10 @@ def questions(
         Probe(name="cert_ca", site=OPERATOR, ask=lambda _: certificates.on_disk(access.ca_file)),
     ]
     return asked
+
+
+def _not_provisioned(site: str, _: timedelta) -> None:
+    raise Missing(f"{site}: declared in the stack and not in its access record")
 
 
 def _audited(file: Path, bounds: Bounds, now: datetime) -> dict[str, records.BucketAudit]:
@@ -145,11 +176,12 @@ def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[
         site=site.name,
         ask=lambda d: doors.entry(site.entry_url, tls=tls(), deadline=d),
     )
-    yield Probe(name="store", site=site.name, ask=store)
+    if bounds.buckets:
+        yield Probe(name="store", site=site.name, ask=store)
     yield Probe(
         name="exporter",
         site=site.name,
-        ask=lambda d: https.request(f"{site.exporter_url}/metrics", tls=tls(), deadline=d).status,
+        ask=lambda d: pages.read(site.exporter_url, site=site.name, tls=tls(), deadline=d),
     )
     for endpoint, url in _tls_endpoints(site):
         yield Probe(name=f"cert_{endpoint}", site=site.name, ask=partial(shown, url))
@@ -173,18 +205,21 @@ def samples(
         yield sample("zaibei_probe_seconds", answer.took.total_seconds(), answer.probe, answer.site)
         if answered:
             yield from _alone(answer.probe, answer.site, answer.value, now=now)
-    members = {
-        a.site: a.value
-        for a in answers
-        if a.probe == "postgres" and isinstance(a.value, postgres.Member)
-    }
-    yield from _together(members, addresses={s.name: s.address for s in access.sites})
+    yield from _together(_members(answers), addresses={s.name: s.address for s in access.sites})
     for site, limit in bounds.lag_limit.items():
         yield sample("zaibei_replication_lag_limit_seconds", limit.total_seconds(), site)
     for vault, limit in bounds.backup_limit.items():
         yield sample("zaibei_backup_limit_seconds", limit.total_seconds(), vault)
     for scenario, every in bounds.drill_every.items():
         yield sample("zaibei_drill_limit_seconds", every.total_seconds(), scenario)
+
+
+def _members(answers: Sequence[Answer[Any]]) -> dict[str, postgres.Member]:
+    return {
+        a.site: a.value
+        for a in answers
+        if a.probe == "postgres" and isinstance(a.value, postgres.Member)
+    }
 
 
 def _alone(probe: str, site: str, value: Any, *, now: datetime) -> Iterable[Sample]:
@@ -211,13 +246,16 @@ def _alone(probe: str, site: str, value: Any, *, now: datetime) -> Iterable[Samp
                     )
         case "drill_record":
             yield from _drills(value)
+        case "drill_mark":
+            if value is not None:
+                yield sample("zaibei_drill_in_progress", 1, value.scenario, value.site)
         case "state_disk":
             yield sample("zaibei_state_disk_free_ratio", value[1])
         case name if name.startswith("cert_"):
             left = (value - now).total_seconds()
             yield sample("zaibei_cert_expiry_seconds", left, site, name.removeprefix("cert_"))
         case _:
-            pass  # store and exporter: that they answered is all there is to say
+            pass  # store: that it answered is all there is to say; exporter: its page speaks for itself
 
 
 def _backups(record: records.BackupRecord) -> Iterator[Sample]:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from zaibei.kernel.errors import Unreachable
-from zaibei.kernel.exchange import Reply, exchange
+from zaibei.kernel.exchange import MAX_BODY_BYTES, Reply, exchange
 
 _OK = 200
 
@@ -31,9 +31,15 @@ def request(
     return exchange(url, tls=tls, within=deadline, body=body, method=method)
 
 
-def page(url: str, *, tls: ssl.SSLContext | None, deadline: timedelta) -> str:
+def page(
+    url: str,
+    *,
+    tls: ssl.SSLContext | None,
+    deadline: timedelta,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> str:
     """The text of a page. Raises Unreachable for any status but 200: an error page tells no figures."""
-    reply = request(url, tls=tls, deadline=deadline)
+    reply = exchange(url, tls=tls, within=deadline, max_body_bytes=max_body_bytes)
     if reply.status != _OK:
         raise Unreachable(f"{url}: status {reply.status}")
     return reply.body.decode(errors="replace")

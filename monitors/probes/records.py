@@ -4,6 +4,7 @@ A file that is missing, garbled or from the future is no answer: the reason is t
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from zaibei.kernel.errors import Damage, Unreachable
+from zaibei.kernel.state import marked_by
 
 _MAX_FILE_BYTES = 16 << 20
 _MAX_DRILLS = 500  # newest first; older ones are not looked at
 _SKEW = timedelta(seconds=5)  # two clocks of one stack may differ by this much
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 VERDICTS = ("PASS", "FAIL", "INVALID")
 
 
@@ -159,6 +162,31 @@ def drills(folder: Path, *, scenarios: Sequence[str], now: datetime) -> dict[str
         )
         for s in scenarios
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillMark:
+    scenario: str
+    site: str  # that it breaks
+
+
+def drill_in_progress(folder: Path, *, sites: Sequence[str]) -> DrillMark | None:
+    """The drill that runs now, by the mark that its process holds; a mark whose process died is none."""
+    file = folder / "running.json"
+    try:
+        text = marked_by(file)
+    except OSError as gone:
+        raise Unreachable(f"{file}: {gone.strerror}") from gone
+    if text is None:
+        return None
+    try:
+        raw = _mapping(json.loads(text), file)
+    except ValueError as garbled:
+        raise Damage(f"{file}: not JSON") from garbled
+    scenario, site = raw.get("scenario"), raw.get("site")
+    if not isinstance(scenario, str) or _NAME.fullmatch(scenario) is None or site not in sites:
+        raise Damage(f"{file}: names no scenario, or no site of the stack")
+    return DrillMark(scenario=scenario, site=str(site))
 
 
 def _object(file: Path) -> dict[str, Any]:

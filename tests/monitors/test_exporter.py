@@ -112,7 +112,7 @@ def test_two_writers_are_both_told_and_the_epoch_is_the_younger_one(tmp_path: Pa
     assert told["zaibei_writer", ("site-a",)] == told["zaibei_writer", ("site-b",)] == 1
     assert told["zaibei_epoch", ()] == 2
     seen = Survey(at=NOW, samples=tuple(Sample(metric=m, labels=k, value=v) for (m, k), v in told.items()), silences=())  # fmt: skip
-    assert "TwoWriters" in {f.alert for f in check(all_rules(), seen).firing}
+    assert "TwoWriters" in {f.alert for f in check(all_rules(), seen, _bounds()).firing}
 
 
 def test_a_stack_of_which_nothing_answers_gives_no_value_at_all(
@@ -123,16 +123,19 @@ def test_a_stack_of_which_nothing_answers_gives_no_value_at_all(
         deadline=timedelta(seconds=2),
     )  # fmt: skip
     asked = questions(_access(tmp_path), _bounds(), state=tmp_path, now=NOW)
-    assert len(seen.silences) == len(asked)
+    # That no drill runs is an answer: nothing else is known.
+    assert len(seen.silences) == len(asked) - 1
     assert all(s.reason for s in seen.silences)
     known = {s.metric for s in seen.samples}
     limits = {m for m in BY_NAME if m.endswith("_limit_seconds")}
     assert known == limits | {"zaibei_probe_up", "zaibei_probe_seconds"}
-    assert {s.value for s in seen.samples if s.metric == "zaibei_probe_up"} == {0}
-    found = check(all_rules(), seen)
+    up = {s.labels[0] for s in seen.samples if s.metric == "zaibei_probe_up" and s.value}
+    assert up == {"drill_mark"}
+    found = check(all_rules(), seen, _bounds())
     assert "NoWriter" in found.unknown, "nobody could tell: that is not quiet"
     assert {f.alert for f in found.firing} == {
-        "ProbeDown", "BackupUnknown", "StoreAuditUnknown", "DrillRecordUnknown",
+        "ProbeDown", "CertificateUnknown", "ExporterDown", "BackupUnknown", "StoreAuditUnknown",
+        "DrillRecordUnknown",
     }  # fmt: skip
     assert of_alert(found, "NoWriter", frozenset({"NoWriter"})).unknown == ("NoWriter",)
     with pytest.raises(Usage):
@@ -153,16 +156,16 @@ def test_a_vault_that_was_never_rehearsed_is_seen_and_the_one_beside_it_is_quiet
     )
     answer = Answer(probe="backup_record", site="", took=timedelta(0), value=record)
     made = samples([answer], access=_access(tmp_path), bounds=_bounds(), now=NOW)
-    found = check(all_rules(), Survey(at=NOW, samples=tuple(made), silences=()))
+    found = check(all_rules(), Survey(at=NOW, samples=tuple(made), silences=()), _bounds())
     fired = [(f.alert, f.labels["vault"]) for f in found.firing if f.alert.startswith("Restore")]
     assert fired == [("RestoreNeverRehearsed", "site-b")]
 
 
 def test_a_site_alone_is_judged_by_its_own_samples() -> None:
-    free = [sample("zaibei_disk_free_ratio", 0.01, "site-a", "data")]
-    seen = Survey(at=NOW, samples=(), silences=())
-    assert [f.alert for f in check(all_rules(), seen, tuple(free)).firing] == ["DiskFilling"]
-    there = check(all_rules(), seen, tuple(free), site="site-b")
+    free = (sample("zaibei_disk_free_ratio", 0.01, "site-a", "data"),)
+    seen = Survey(at=NOW, samples=(), silences=(), hosts=free)
+    assert [f.alert for f in check(all_rules(), seen, _bounds()).firing] == ["DiskFilling"]
+    there = check(all_rules(), seen, _bounds(), site="site-b")
     assert there.firing == ()
     assert "DiskFilling" in there.unknown
 

@@ -13,6 +13,7 @@ from zaibei.kernel.errors import Busy
 
 ENV = "ZAIBEI_STATE"
 _DEFAULT = Path("/var/lib/zaibei")
+_MARK_MAX = 1 << 16
 
 
 def state_dir() -> Path:
@@ -72,3 +73,34 @@ def sole(path: Path, *, what: str) -> Iterator[None]:
         held.write(json.dumps({"pid": os.getpid(), "what": what}))
         held.flush()
         yield
+
+
+@contextmanager
+def marked(path: Path, content: str) -> Iterator[None]:
+    """Show `content` to other processes at `path` for as long as this process is in here.
+
+    The lock on the file is what counts: after a kill the file is still there, and `marked_by` sees that
+    its writer is gone.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(content)
+        held.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def marked_by(path: Path) -> str | None:
+    """What a living process shows at `path`; None when there is none. Raises OSError."""
+    try:
+        with path.open() as seen:
+            try:
+                fcntl.flock(seen, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return seen.read(_MARK_MAX)
+    except FileNotFoundError:
+        return None
+    return None
