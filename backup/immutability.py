@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from backup import names
 from backup.repository import CONFIG, Repository, retry
-from infra.objectstore.contract import NotThere, ObjectStore, Stat
+from infra.objectstore.contract import LockableStore, NotThere, ObjectStore, Stat
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused, Usage
 from zaibei.kernel.units import say_duration
@@ -85,8 +85,14 @@ def until(now: datetime, retain: timedelta) -> datetime:
 def lock(
     store: ObjectStore, retain: timedelta, *, clock: Clock, longest: timedelta = RETAIN_MAX
 ) -> Lock:
-    """The lock of a run that begins now. Asks the store for its time. Raises what `may_be` raises."""
+    """The lock of a run that begins now. Asks the store for its time. Raises what `may_be` raises, and Usage for a
+    store that cannot lock."""
     may_be(retain, longest=longest)
+    if isinstance(store, LockableStore) and (why := retry(clock, store.why_no_lock)):
+        raise Usage(
+            f"{store.name}: --retain cannot be kept: {why}",
+            hint="make a bucket with Object Lock and `zaibei backup init` there, or leave --retain away",
+        )
     theirs = retry(clock, store.now)
     return Lock(asked=retain, until=until(theirs, retain), skew=theirs - clock.now())
 

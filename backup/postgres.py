@@ -29,7 +29,7 @@ from backup.fanout import Fanout, Outcome
 from backup.snapshot import Content, Snapshot
 from backup.tree import Node, Type
 from backup.writer import Writer
-from zaibei.kernel import process
+from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed
 from zaibei.kernel.progress import Progress
@@ -77,7 +77,7 @@ def system_identifier(
             *("-d", make_conninfo(conninfo, replication="true")),
         ],
         deadline=deadline,
-        env=dict(os.environ) | ({"PGPASSWORD": password} if password else {}),
+        env=environment.postgres(password),
     )
     found = said.partition("|")[0].strip()
     if not found.isdecimal():
@@ -173,10 +173,11 @@ class _basebackup:  # noqa: N801 — reads as a verb at its place
             *("-D", "-", "-Ft", "-X", with_wal.value, "--checkpoint=fast", "--no-password"),
             *("--manifest-checksums=SHA256", "-l", label, "-d", conninfo),
         ]
-        env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
         self._said = said
         try:
-            self._child = process.start(argv, stdout=subprocess.PIPE, stderr=said, env=env)
+            self._child = process.start(
+                argv, stdout=subprocess.PIPE, stderr=said, env=environment.postgres(password)
+            )
         except Missing as gone:
             raise Missing(gone.message, hint="apt install postgresql-15") from gone
         self._late = threading.Timer(deadline.total_seconds(), self._child.kill)

@@ -9,7 +9,6 @@ The server is asked who it is before anything else, and each cluster has its own
 an earlier cluster left there is never shipped. Another cluster behind the same doors ends the archiver.
 """
 
-import os
 import subprocess
 import threading
 from collections import deque
@@ -32,7 +31,7 @@ from backup.wal import (
     parse_segment,
     say_lsn,
 )
-from zaibei.kernel import process
+from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Refused, ZaibeiError
 
@@ -94,7 +93,7 @@ class WalArchiver:
         the first one that answers."""
         self._password = password
         self._conninfo, self._slot, self._clock = conninfo, slot, clock
-        self._env = dict(os.environ) | ({"PGPASSWORD": password} if password else {})
+        self._env = environment.postgres(password)
         self._spools, self._epoch_of, self._retain = spool, epoch_of, retain
         self._spool_max = spool_bytes_max
         self._repositories = tuple(repositories)

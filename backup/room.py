@@ -33,7 +33,7 @@ from backup.roomchecks import amcheck as amcheck_
 from backup.settle import open_doors, settle
 from backup.snapshot import Snapshot
 from backup.target import Action, Recovered, Target, stopped
-from zaibei.kernel import process
+from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed, Usage, ZaibeiError
 from zaibei.kernel.progress import Progress
@@ -231,7 +231,7 @@ def running(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=room.directory,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            env=environment.child(),
             user=_account(user),
             dies_by=signal.SIGQUIT,
         )

@@ -61,9 +61,7 @@ def amcheck(directory: Path, *, port: int, role: str, account: str | None) -> Ch
 
 def no_checksums(data: Path, *, account: str | None) -> Check | None:
     """Why pages cannot be checked; None: they can."""
-    said = process.run(
-        [BIN / "pg_controldata", data], env={"LC_ALL": "C"}, cwd=data.parent, user=account
-    )
+    said = process.run([BIN / "pg_controldata", data], cwd=data.parent, user=account)
     found = _HAS_CHECKSUMS.search(said)
     if found is None or found[1] == "0":
         return Check(
@@ -82,7 +80,6 @@ def checksums(data: Path, *, account: str | None) -> Check:
         told = process.run(
             [BIN / "pg_checksums", "--check", "-D", data],
             deadline=TOOL_WITHIN,
-            env={"LC_ALL": "C"},
             cwd=data.parent,
             user=account,
         )

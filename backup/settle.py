@@ -88,7 +88,6 @@ def open_doors(directory: Path) -> None:
 def _at_least(data: Path, account: str | None) -> dict[str, str]:
     said = process.run(
         [BIN / "pg_controldata", data],
-        env={"LC_ALL": "C"},
         cwd=data.parent,
         user=account,
     )

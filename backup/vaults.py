@@ -4,19 +4,21 @@ import os
 import random
 import re
 import secrets
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 from urllib.parse import unquote, urlsplit
 
 from backup.errors import NotARepository, Taken
 from backup.keys import Kdf
 from backup.pace import Pace, Paced
-from backup.place import KEY, SECRET_FILE, without_login
+from backup.place import without_login
 from backup.repository import Repository, create_repository, open_repository, read_config
 from infra import sites
 from infra.objectstore.contract import ObjectStore
+from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Progress
@@ -24,17 +26,19 @@ from zaibei.kernel.state import state_dir, write_atomic
 
 BUCKET: Final = "zaibei-vault"
 VAULT_SITES: Final = ("site-b", "site-c")
+PASSWORD_COMMAND: Final = "ZAIBEI_PASSWORD_COMMAND"
 PREFIX: Final = "backup/"
 WRITER: Final = "writer"
 ROLE: Final = "zaibei_backup"  # of PostgreSQL: may replicate and read
-_KEY, _SECRET, _CA = KEY, SECRET_FILE, "ZAIBEI_S3_CA_FILE"
-# Of a bucket that is backed up or restored into; where these are not set, those above are taken.
-_BUCKET_KEY, _BUCKET_SECRET = "ZAIBEI_BUCKET_KEY", "ZAIBEI_BUCKET_SECRET_FILE"
-_BUCKET_CA = "ZAIBEI_BUCKET_CA_FILE"
-BUSINESS: Final = "business"
+# Whose variables say how a store is reached: a repository's, and a bucket's that is backed up or restored into.
+_STORE: Final = "ZAIBEI_S3"
+_BUCKET_STORE: Final = "ZAIBEI_BUCKET"
 # Who may remove, beside who may write; where it is not set there is nobody.
-_DELETER_KEY, _DELETER_SECRET = "ZAIBEI_S3_DELETER_KEY", "ZAIBEI_S3_DELETER_SECRET_FILE"
+_DELETER_STORE: Final = "ZAIBEI_S3_DELETER"
+BUSINESS: Final = "business"
 DELETER: Final = "deleter"
+_WORD: Final = re.compile(r"[!-~]+")
+_REGION: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,62}[A-Za-z0-9])?")
 _BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")  # what boto3 lets through
 
 
@@ -61,7 +65,7 @@ def open_deleter(url: str) -> ObjectStore:
     without_login(url)
     if urlsplit(url).scheme == "file":
         return open_url(url)
-    return paced(_s3(url, key=_DELETER_KEY, secret=_DELETER_SECRET))
+    return paced(_s3(url, keys=_DELETER_STORE))
 
 
 def stack_stores(
@@ -75,6 +79,12 @@ def stack_stores(
     from infra.objectstore.s3 import open_store  # noqa: PLC0415 — boto3 is slow to import
 
     stack = access or sites.load()
+    there = {s.name for s in stack.sites}
+    if lacking := [n for n in names if n not in there]:
+        raise Usage(
+            f"stack {stack.stack} has no vault at {', '.join(lacking)}: its sites are {', '.join(sorted(there))}",
+            hint="name the repositories: --repo s3+https://HOST/BUCKET/PREFIX --password-file FILE",
+        )
     return [
         paced(
             open_store(
@@ -113,6 +123,18 @@ def passphrase(file: Path | None = None) -> str:
         ) from bad
     if not said or not said[0]:
         raise Usage(f"{source}: the first line is empty")
+    return said[0]
+
+
+def passphrase_of_command(command: str) -> str:
+    """The first line that a command prints: a keyring's or an HSM's answer, which is on no disk."""
+    try:
+        argv = shlex.split(command)
+    except ValueError as bad:
+        raise Usage(f"{PASSWORD_COMMAND}: not a command: {bad}") from bad
+    said = process.run(argv, env=environment.of_our_own()).splitlines() if argv else []
+    if not said or not said[0]:
+        raise Usage(f"{PASSWORD_COMMAND}: the first line of its output is empty")
     return said[0]
 
 
@@ -163,10 +185,8 @@ def open_bucket(where: str) -> tuple[ObjectStore, str]:
     the provisioned stack as its business identity."""
     without_login(where)
     if urlsplit(where).scheme in ("s3+https", "s3+http"):
-        own = _BUCKET_KEY if os.environ.get(_BUCKET_KEY) else _KEY
-        secret = _BUCKET_SECRET if own == _BUCKET_KEY else _SECRET
-        ca = _BUCKET_CA if os.environ.get(_BUCKET_CA) else _CA
-        return _s3(where, key=own, secret=secret, ca=ca), where.rstrip("/")
+        keys = _BUCKET_STORE if os.environ.get(f"{_BUCKET_STORE}_KEY") else _STORE
+        return _s3(where, keys=keys, reach=(_BUCKET_STORE, _STORE)), where.rstrip("/")
     site, _, bucket = where.partition("/")
     if not site or not bucket or ":" in where or "/" in bucket:
         raise Usage(
@@ -205,40 +225,28 @@ def admitted(url: str, *, clock: Clock, progress: Progress) -> None:
     )
 
 
-def _s3(url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA) -> ObjectStore:
+def _s3(url: str, *, keys: str = _STORE, reach: Sequence[str] = (_STORE,)) -> ObjectStore:
     from infra.objectstore.s3 import open_store  # noqa: PLC0415
 
-    access, ca_file, bucket, prefix = _access(url, key=key, secret=secret, ca=ca)
+    access, ca_file, bucket, prefix = _access(url, keys=keys, reach=reach)
     return open_store(
         access,
         ca_file=ca_file,
         bucket=bucket,
         role=WRITER,
         prefix=prefix,
-        keys_hint=f"may the key of {key} do this, and does the file of {secret} hold its secret?",
+        keys_hint=f"may the key of {keys}_KEY do this, and does the file of {keys}_SECRET_FILE hold its secret?",
     )
 
 
 def _access(
-    url: str, *, key: str = _KEY, secret: str = _SECRET, ca: str = _CA
+    url: str, *, keys: str = _STORE, reach: Sequence[str] = (_STORE,)
 ) -> tuple[sites.StoreAccess, Path | None, str, str]:
-    """Endpoint and keys, CA, bucket, prefix. The arguments: which variables of the environment say it."""
+    """Endpoint and keys, CA, bucket, prefix. `keys`: how the variables that hold them begin; `reach`: those that say
+    the way to the store, the first that is set. All is looked at before the first connection: a CA that is not there
+    would pass for a fault of the network. Raises Usage."""
     without_login(url)
     parts = urlsplit(url)
-    key_id, secret_file = os.environ.get(key), os.environ.get(secret)
-    if not key_id or not secret_file:
-        raise Usage(
-            f"no keys for {parts.netloc}",
-            hint=f"export {key} (the access key) and {secret} (a file with the secret key)",
-        )
-    try:
-        Path(secret_file).read_text()
-    except (OSError, UnicodeDecodeError) as bad:
-        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
-        raise Usage(
-            f"{secret_file}: no secret key can be read: {why}",
-            hint=f"{secret} names a file with the secret key",
-        ) from bad
     bucket, _, prefix = parts.path.lstrip("/").partition("/")
     if not _BUCKET_NAME.fullmatch(bucket):
         raise Usage(
@@ -246,13 +254,90 @@ def _access(
         )
     if prefix and not prefix.endswith("/"):
         prefix += "/"
-    ca_file = os.environ.get(ca)
+
+    def told(what: str) -> str:
+        """The variable of `reach` that is set; the last one when none is."""
+        return next((n for r in reach if os.environ.get(n := f"{r}_{what}")), f"{reach[-1]}_{what}")
+
     access = sites.StoreAccess(
         endpoint=f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}",
-        region=os.environ.get("AWS_REGION", "us-east-1"),
-        keys={WRITER: (key_id, sites.Secret(file=Path(secret_file)))},
+        region=_region(told("REGION")),
+        keys={WRITER: _keys(keys, parts.netloc)},
+        token=_word_file(f"{keys}_SESSION_TOKEN_FILE", "session token"),
+        addressing=cast(
+            "sites.Addressing",
+            environment.one_of(told("ADDRESSING"), get_args(sites.Addressing), default="path"),
+        ),
+        proxy=_proxy(told("PROXY")),
     )
-    return access, Path(ca_file) if ca_file else None, bucket, prefix
+    ca = told("CA_FILE")
+    return access, _ca_file(ca) if os.environ.get(ca) else None, bucket, prefix
+
+
+def _keys(named: str, host: str) -> tuple[str, sites.Secret]:
+    key, file = f"{named}_KEY", f"{named}_SECRET_FILE"
+    key_id = os.environ.get(key)
+    if not key_id or not os.environ.get(file):
+        raise Usage(
+            f"no keys for {host}",
+            hint=f"export {key} (the access key) and {file} (a file with the secret key)",
+        )
+    if not _WORD.fullmatch(key_id):
+        raise Usage(
+            f"{key}: not an access key: a space, a line break or no ASCII in it",
+            hint="the key id alone; the secret goes into a file",
+        )
+    secret = _word_file(file, "secret key")
+    assert secret is not None, "it is set"
+    return key_id, secret
+
+
+def _word_file(name: str, what: str) -> sites.Secret | None:
+    """What the variable's file holds, looked at and not kept; None: it is not set."""
+    given = os.environ.get(name)
+    if not given:
+        return None
+    hint = f"{name} names a file with the {what}"
+    try:
+        text = Path(given).read_text()
+    except (OSError, UnicodeDecodeError) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
+        raise Usage(f"{given}: no {what} can be read: {why}", hint=hint) from bad
+    if not _WORD.fullmatch(text.strip()):
+        why = "it is empty" if not text.strip() else "one word of ASCII is meant"
+        raise Usage(f"{given}: no {what} can be read: {why}", hint=hint)
+    return sites.Secret(file=Path(given))
+
+
+def _region(name: str) -> str:
+    shown = name if os.environ.get(name) else "AWS_REGION"
+    region = os.environ.get(shown) or "us-east-1"
+    if not _REGION.fullmatch(region):
+        raise Usage(f"{shown}={region!r}: not a region", hint="for example eu-central-1")
+    return region
+
+
+def _proxy(name: str) -> str | None:
+    proxy = os.environ.get(name)
+    if not proxy:
+        return None
+    try:
+        parts = urlsplit(proxy)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port)
+    except ValueError:
+        good = False
+    if not good or not _WORD.fullmatch(proxy):
+        # Not repeated: a password may stand in it.
+        raise Usage(f"{name}: not the URL of a proxy", hint="http://HOST:PORT")
+    return proxy
+
+
+def _ca_file(name: str) -> Path:
+    from infra.objectstore.s3 import trusted  # noqa: PLC0415
+
+    file = Path(os.environ[name])
+    trusted(file, hint=f"{name} names a PEM file with the certificate of the store's CA")
+    return file
 
 
 def standby(access: sites.StackAccess | None = None) -> tuple[str, str]:

@@ -7,9 +7,13 @@ Passwords are not in it: `Secret` names a file that only its owner can read.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final, Literal
 
-from zaibei.kernel.errors import Missing
+from zaibei.kernel.errors import Damage, Missing, Usage
 from zaibei.kernel.state import state_dir, write_atomic
+
+_AGAIN: Final = "write it again with what made it, or restore it"
+Addressing = Literal["path", "virtual", "auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class StoreAccess:
     endpoint: str  # https://10.77.0.11:8333
     region: str
     keys: dict[str, tuple[str, Secret]]  # role -> (access key id, secret key)
+    token: Secret | None = None  # of temporary credentials
+    addressing: Addressing = "path"  # or virtual, auto: the bucket in the path or in the host name
+    proxy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,14 @@ class StackAccess:
     passwords: dict[str, Secret]  # PostgreSQL role -> password
 
     def site(self, name: str) -> SiteAccess:
-        return next(s for s in self.sites if s.name == name)
+        """Raises Usage for a name that the stack does not have."""
+        for one in self.sites:
+            if one.name == name:
+                return one
+        raise Usage(
+            f"stack {self.stack} has no site {name!r}",
+            hint=f"its sites: {', '.join(s.name for s in self.sites)}",
+        )
 
     def primary_dsn(self, *, user: str, database: str) -> str:
         """libpq conninfo of whoever is the writer, through every site's door, without the password.
@@ -78,6 +92,12 @@ class StackAccess:
         return self._dsn([s.postgres_port], user=user, database=database, hosts=[s.address])
 
     def password(self, user: str) -> str:
+        """Raises Usage for a role that the record does not know."""
+        if user not in self.passwords:
+            raise Usage(
+                f"stack {self.stack} has no password of role {user}",
+                hint=f"its roles: {', '.join(sorted(self.passwords)) or 'none'}",
+            )
         return self.passwords[user].reveal()
 
     def _dsn(
@@ -121,6 +141,15 @@ def load(path: Path | None = None) -> StackAccess:
             f"no provisioned stack: {source} is not there", hint="zaibei lab up"
         ) from gone
 
+    except ValueError as bad:
+        raise Damage(f"{source}: not an access record: {bad}", hint=_AGAIN) from bad
+    try:
+        return _access(raw)
+    except (KeyError, TypeError, AttributeError) as bad:
+        raise Damage(f"{source}: not an access record: {bad!r}", hint=_AGAIN) from bad
+
+
+def _access(raw: Any) -> StackAccess:
     def secret(d: dict[str, str]) -> Secret:
         return Secret(file=Path(d["file"]))
 
@@ -132,6 +161,9 @@ def load(path: Path | None = None) -> StackAccess:
                     endpoint=s["store"]["endpoint"],
                     region=s["store"]["region"],
                     keys={r: (k, secret(v)) for r, (k, v) in s["store"]["keys"].items()},
+                    token=secret(token) if (token := s["store"].get("token")) else None,
+                    addressing=s["store"].get("addressing", "path"),
+                    proxy=s["store"].get("proxy"),
                 ),
             }
         )

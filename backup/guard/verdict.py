@@ -77,7 +77,8 @@ class Judgement:
 
 
 def _of(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else 0.0
+    # Never more than all of it: what was lost is counted from listings, and those were made at other moments.
+    return min(1.0, part / whole) if whole > 0 else 0.0
 
 
 RULES: Final[tuple[Rule, ...]] = (

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, Literal, Protocol
 from backup.schedule import plan, state
 from backup.schedule.perform import Outcome
 from backup.schedule.plan import Due, State
-from zaibei.kernel import process
+from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.state import sole
 
@@ -221,7 +221,7 @@ class Children:
             *(sys.executable, "-P", "-m", "zaibei.cli.main", "backup", "schedule", "perform"),
             *(due.job.name, "--slot", due.slot.isoformat(), "--json"),
         ]
-        child = process.start(argv, stdout=said)
+        child = process.start(argv, stdout=said, env=environment.of_our_own())
         return _Child(child, said)
 
 

@@ -180,6 +180,9 @@ def probe(
             secret=secret,
             ca_file=ca_file,
             patience=PATIENCE,
+            token=access.token.reveal() if access.token and key else None,
+            addressing=access.addressing,
+            proxy=access.proxy,
         )
 
     began, at = clock.monotonic(), clock.now()

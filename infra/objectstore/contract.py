@@ -109,6 +109,14 @@ class LitteredStore(ObjectStore, Protocol):
 
 
 @runtime_checkable
+class LockableStore(ObjectStore, Protocol):
+    """A store in which a bucket may have been made without locks."""
+
+    def why_no_lock(self) -> str | None:
+        """Why nothing can be locked there; None: it can, or this identity may not ask."""
+
+
+@runtime_checkable
 class HeaderedStore(VersionedStore, Protocol):
     """A store whose objects carry headers: `content-type`, `cache-control`, `x-amz-meta-…`, lower case.
 

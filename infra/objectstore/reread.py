@@ -75,6 +75,7 @@ def reread(
         split.netloc,
         access_key=key_id,
         secret_key=secret.reveal(),
+        session_token=access.token.reveal() if access.token else None,
         secure=split.scheme == "https",
         region=access.region,
         http_client=pool,

@@ -1,11 +1,13 @@
 """The contract over S3, by boto3: conditional, locked and checked.
 
-Nothing is taken from the environment: keys, the CA and the region are arguments, because a host's
-AWS_PROFILE or AWS_CA_BUNDLE must not decide where a backup goes. Retries are botocore's, bounded and
+Nothing is taken from the environment or from ~/.aws: keys, the CA and the region are arguments, because a
+host's AWS_PROFILE or AWS_CA_BUNDLE must not decide where a backup goes. Retries are botocore's, bounded and
 adaptive on 503 and 429.
 """
 
 import hashlib
+import os
+import ssl
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -26,9 +28,10 @@ from infra.objectstore.contract import (
 )
 from infra.objectstore.headers import from_answer, to_request
 from infra.objectstore.listing import is_folder_of, strictly_rising, suspects, upsets
-from infra.objectstore.silence import no_connection
+from infra.objectstore.silence import NoConnection, no_connection
 from infra.objectstore.written import written_at
-from infra.sites import Secret, StoreAccess
+from infra.sites import Addressing, Secret, StoreAccess
+from zaibei.kernel import environment
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ PAGE = 1000  # keys a listing asks for; S3's own bound
 _NEAR = 1000  # names near the end of a page; more than that cannot be vouched for
 _PRECONDITION, _CONFLICT, _RANGE, _FORBIDDEN, _NOT_FOUND = 412, 409, 416, 403, 404
 _SERVER_ERROR, _TOO_MANY, _TIMEOUT = 500, 429, 408
+_NO_LOCK = "has the bucket Object Lock? most servers take it only when a bucket is made"
 T = TypeVar("T")
 Keys = list[str]  # the class below has a method of that name
 Versions = list[Version]
@@ -124,6 +128,9 @@ def connect(
         secret=secret.reveal(),
         ca_file=ca_file,
         patience=patience or Patience(),
+        token=access.token.reveal() if access.token else None,
+        addressing=access.addressing,
+        proxy=access.proxy,
     )
 
 
@@ -135,30 +142,68 @@ def client(
     secret: str | None,
     ca_file: Path | None,
     patience: Patience,
+    token: str | None = None,
+    addressing: Addressing = "path",
+    proxy: str | None = None,
 ) -> "S3Client":
-    """`key=None`: unsigned requests."""
+    """`key=None`: unsigned requests. Raises Usage for what no client can be made of."""
     import boto3  # noqa: PLC0415 — 200 ms that `zaibei --help` should not pay
     from botocore import UNSIGNED  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-    config = Config(
-        signature_version=UNSIGNED if key is None else "s3v4",
-        s3={"addressing_style": "path"},
-        connect_timeout=patience.connect.total_seconds(),
-        read_timeout=patience.read.total_seconds(),
-        retries={"mode": "adaptive", "total_max_attempts": patience.attempts},
-        max_pool_connections=CONNECTIONS,
-        proxies={},
-    )
-    session = boto3.session.Session(region_name=region)
-    return session.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        verify=str(ca_file) if ca_file is not None else True,
-        config=config,
-    )
+    environment.forget_ambient()
+    if ca_file is not None:
+        trusted(ca_file)
+    try:
+        config = Config(
+            signature_version=UNSIGNED if key is None else "s3v4",
+            s3={"addressing_style": addressing},
+            connect_timeout=patience.connect.total_seconds(),
+            read_timeout=patience.read.total_seconds(),
+            retries={"mode": "adaptive", "total_max_attempts": patience.attempts},
+            max_pool_connections=CONNECTIONS,
+            proxies={"http": proxy, "https": proxy} if proxy else {},
+        )
+        return boto3.session.Session(botocore_session=_bare_session()).client(
+            "s3",
+            region_name=region,
+            endpoint_url=endpoint,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            verify=str(ca_file) if ca_file is not None else True,
+            config=config,
+        )
+    except (BotoCoreError, ValueError) as bad:
+        raise Usage(
+            f"no S3 client for {endpoint}: {bad}", hint="is the URL right, and the region?"
+        ) from bad
+
+
+def _bare_session() -> Any:
+    """A session that knows botocore's defaults alone: no variable, no profile, no file of another tool."""
+    from botocore.configprovider import ConstantProvider  # noqa: PLC0415
+    from botocore.session import Session  # noqa: PLC0415
+
+    session = Session()
+    known = session.get_component("config_store")
+    files = dict.fromkeys(("config_file", "credentials_file"), os.devnull)
+    for name, (_, _, default, _) in Session.SESSION_VARIABLES.items():
+        known.set_config_provider(name, ConstantProvider(files.get(name, default)))
+    for section in ("s3", "proxies_config"):
+        known.set_config_provider(section, ConstantProvider({}))
+    return session
+
+
+def trusted(ca_file: Path, *, hint: str = "a PEM file with the CA's certificate") -> None:
+    """Raises Usage when no certificate can be read there: later it would pass for a fault of the network."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=str(ca_file))
+    except ssl.SSLError as bad:
+        raise Usage(f"{ca_file}: no certificate in it", hint=hint) from bad
+    except OSError as bad:
+        raise Usage(f"{ca_file}: no CA can be read: {bad.strerror}", hint=hint) from bad
 
 
 class S3Store:
@@ -219,8 +264,26 @@ class S3Store:
             "ChecksumAlgorithm": "SHA256",
             "ChecksumSHA256": b64encode(hashlib.sha256(data).digest()).decode(),
         }
-        made = self._ask(key, lambda: self._s3.put_object(**request, **more))
+        try:
+            made = self._ask(key, lambda: self._s3.put_object(**request, **more))
+        except Refused as refused:
+            if "ObjectLockMode" in more and "InvalidRequest" in refused.message:
+                raise Refused(refused.message, hint=_NO_LOCK) from refused
+            raise
         return made.get("VersionId")
+
+    def why_no_lock(self) -> str | None:
+        try:
+            told = self._ask(
+                "its locks",
+                lambda: self._s3.get_object_lock_configuration(Bucket=self._bucket),
+            )
+        except NotThere:
+            return f"bucket {self._bucket} was made without Object Lock"
+        except (Refused, Unreachable):
+            return None
+        enabled = told.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+        return None if enabled else f"bucket {self._bucket} was made without Object Lock"
 
     def _head(self, key: str, version: str | None) -> Any:
         where: Any = {} if version is None else {"VersionId": version}
@@ -428,7 +491,8 @@ class S3Store:
             HTTPClientError,
             IncompleteReadError,
         )
-        from botocore.exceptions import ConnectionError as NoConnection  # noqa: PLC0415
+        from botocore.exceptions import ConnectionError as NotConnected  # noqa: PLC0415
+        from botocore.parsers import ResponseParserError  # noqa: PLC0415
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
         try:
@@ -437,12 +501,20 @@ class S3Store:
             raise self._told(key, error.response) from error
         except FlexibleChecksumError as wrong:
             raise Damage(f"{self.name}: {key}: its checksum does not fit its bytes") from wrong
-        except (NoConnection, HTTPClientError, IncompleteReadError, HTTPError) as silent:
-            # NoConnection is no HTTPClientError: a site without power answers "no route to host", and
+        except (NotConnected, HTTPClientError, IncompleteReadError, HTTPError) as silent:
+            # NotConnected is no HTTPClientError: a site without power answers "no route to host", and
             # was once told as a refusal, which a mirror must not degrade over.
             raise no_connection(f"{self.name}: {key}", silent) from silent
         except BotoCoreError as other:
             raise Refused(f"{self.name}: {key}: {other}") from other
+        except (ResponseParserError, KeyError) as odd:  # a field that every S3 answer has
+            raise NoConnection(
+                f"{self.name}: {key}: what answers does not speak S3",
+                hint="is that the store's port, and no proxy or login page before it?",
+            ) from odd
+        except ValueError as odd:
+            # A header or URL that cannot be written: http.client's own words.
+            raise Refused(f"{self.name}: {key}: {odd}") from odd
 
     def _told(self, key: str, response: Any) -> Exception:
         status = int(response["ResponseMetadata"].get("HTTPStatusCode", 0))
@@ -451,7 +523,9 @@ class S3Store:
         retried = response["ResponseMetadata"].get("RetryAttempts", 0) > 0
         what = f"{self.name}: {key}"
         if code == "NoSuchBucket":
-            return Refused(f"{what}: no such bucket", hint="zaibei lab up, or create the bucket")
+            return Refused(
+                f"{what}: no such bucket", hint="create it, with Object Lock for a vault"
+            )
         if status == _PRECONDITION and retried:
             # An earlier attempt of this very call may be what is there now. Saying AlreadyThere would
             # tell the winner of a race that it lost; the contract has a word for not knowing.

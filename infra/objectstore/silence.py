@@ -21,6 +21,8 @@ def no_connection(what: str, error: BaseException) -> NoConnection:
 
 def _why(error: BaseException) -> tuple[str, str]:
     causes = list(_causes(error))
+    if any(type(one).__name__ in ("ProxyConnectionError", "ProxyError") for one in causes):
+        return "its proxy lets nothing through", "is ZAIBEI_S3_PROXY right, and does it run?"
     for one in causes:
         match one:
             case ssl.SSLCertVerificationError():
@@ -32,7 +34,7 @@ def _why(error: BaseException) -> tuple[str, str]:
                 said = getattr(one, "reason", None) or str(one)
                 return (
                     f"no TLS came about: {said}",
-                    "s3+http:// where there is none; or another port",
+                    "is that the store's TLS port, and does nothing stand before it that speaks for it?",
                 )
             case socket.gaierror():
                 return "no such host", "the name in the URL, and the resolver of this machine"

@@ -75,7 +75,7 @@ def run() -> None:
 
 def _run() -> None:
     from zaibei.cli import streams  # noqa: PLC0415
-    from zaibei.kernel import heap, log  # noqa: PLC0415
+    from zaibei.kernel import environment, heap, log  # noqa: PLC0415
     from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
 
     streams.settle()
@@ -85,10 +85,13 @@ def _run() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     heap.keep()
     called = sys.argv[1] if len(sys.argv) > 1 else ""
-    if called not in _LOGS_ITSELF:
-        log.configure()
     try:
         try:
+            if called not in _LOGS_ITSELF:
+                for name in environment.check():
+                    print(f"note: {name} is no variable of zaibei", file=sys.stderr)
+                environment.forget_ambient()
+                log.configure()
             # By name, also as `python -m`: the scripts of shell completion are named by it.
             build([called] if called in GROUPS else GROUPS)(prog_name="zaibei")
         except SystemExit as end:

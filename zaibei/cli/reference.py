@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import zaibei
+from zaibei.kernel import environment
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.state import write_atomic
 
@@ -29,6 +30,19 @@ _CLI_HEAD = f"""\
 Answers go to stdout, talk and progress to stderr; with `--json` stdout is one JSON object. Exit codes:
 [errors](errors.md). Without `--stack` a command uses `stack.yaml` here, and without that file the sample
 `two-places-three-centres`. `zaibei --install-completion` completes commands in your shell.
+"""
+_ENVIRONMENT_HEAD = f"""\
+# Reference: environment variables
+
+{_MADE}
+Beside these only `PGPASSFILE` and `PGPASSWORD` (PostgreSQL's password), `AWS_REGION` (where `ZAIBEI_S3_REGION` is not
+set), `TMPDIR`, and what the terminal needs are read. Every other setting of libpq (`PGHOST`, `PGSERVICE`, `PGOPTIONS`, …),
+of AWS tools (`AWS_PROFILE`, `~/.aws`, …), of proxies, of OpenSSL and of trust stores is dropped, in zaibei and in the
+programs that it starts: it was made for another tool and must not decide where a backup goes. A nearly right name that
+begins with `ZAIBEI_`, or a value that means nothing, is an error (exit 2); another unknown one is noted on stderr.
+
+| variable | means |
+|---|---|
 """
 _ERRORS_HEAD = f"""\
 # Reference: errors and exit codes
@@ -59,6 +73,7 @@ def pages() -> dict[str, Callable[[], str]]:
 
     return {
         "cli.md": cli_page,
+        "environment.md": environment_page,
         "errors.md": errors_page,
         "metrics.md": metrics.reference,
         "stack.md": config.reference,
@@ -105,6 +120,11 @@ def _prose(text: str | None) -> str:
 def _cell(text: str) -> str:
     """As the terminal has it, minus what a table would break on."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def environment_page() -> str:
+    rows = [f"| `{name}` | {_cell(means)} |" for name, means in environment.OURS.items()]
+    return _ENVIRONMENT_HEAD + "\n".join(rows) + "\n"
 
 
 def errors_page() -> str:

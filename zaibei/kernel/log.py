@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-ENV = "ZAIBEI_LOG"  # debug, info, warning
+ENV = "ZAIBEI_LOG"  # debug, info, warning, error; another is refused before anything is logged
 
 
 class Logger:

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from zaibei.kernel import tree
+from zaibei.kernel import environment, tree
 from zaibei.kernel.errors import Missing, Refused, ToolFailed
 from zaibei.kernel.state import state_dir
 
@@ -46,6 +46,8 @@ def run(
     Raises Missing when program, folder or user is not there, ToolFailed when it ends with a code
     outside `ok` or does not end by the deadline (it and all it started are killed then). Secrets go in
     `env` or `stdin`, never in argv: argv is in the process list and in the error.
+
+    Without `env` it gets `environment.child()`: no settings that were made for other tools.
 
     `user`: as that account with its primary group and no other; root's groups would come along.
     """
@@ -96,7 +98,7 @@ def start(
     """
     words = [str(a) for a in argv]
     group = None if user is None else _primary_group(user)
-    around = dict(os.environ if env is None else env)
+    around = environment.child() if env is None else dict(env)
     try:
         _look_for(words[0], around)
         return subprocess.Popen(

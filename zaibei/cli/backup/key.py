@@ -6,8 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zaibei.cli.backup.fallback import secret_of
 from zaibei.cli.backup.lifecycle import Confirm, confirmed
-from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, opened, say, told
+from zaibei.cli.backup.shared import (
+    _WITH,
+    CLOCK,
+    Json,
+    Password,
+    Repo,
+    app,
+    opened,
+    say,
+    told,
+)
 from zaibei.cli.console import plain, progress, talk
 from zaibei.kernel.errors import Usage
 
@@ -170,6 +181,8 @@ def rotate(
         act = confirmed([r.name for r in repos], confirm, dry_run=False)
         files = [password_file, *(also_password_file or ())] if repo else also_password_file or []
         said = [vaults.passphrase(f) for f in files if f is not None]
+        if repo and password_file is None and _WITH.given() is None:
+            said.append(secret_of(None))
         out: dict[str, Any] = {}
         for one in repos:
             if not act:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from zaibei.cli.backup.fallback import writer_doors
 from zaibei.cli.backup.shared import (
     CLOCK,
     Files,
@@ -54,7 +55,7 @@ def point(
         stores = [vaults.open_bucket(b) for b in bucket or ()]
         repos = distinct(opened(repo, password_file))
         consistency.unused(repos, name)
-        conninfo, secret = (postgres, None) if postgres else vaults.writer_doors()
+        conninfo, secret = (postgres, None) if postgres else writer_doors()
         bar.step("naming the moment")
         one = consistency.mark(conninfo, secret, name=name, clock=CLOCK, count_rows=count_rows)
         runs = [

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from zaibei.cli.backup.fallback import writer_doors
 from zaibei.cli.backup.shared import (
     CLOCK,
     Json,
@@ -241,14 +242,14 @@ def wal(
         import signal  # noqa: PLC0415
         import threading  # noqa: PLC0415
 
-        from backup import status, vaults  # noqa: PLC0415
+        from backup import status  # noqa: PLC0415
         from backup.conninfo import without_secrets  # noqa: PLC0415
         from backup.receiver import WalArchiver  # noqa: PLC0415
         from zaibei.kernel.state import state_dir  # noqa: PLC0415
 
         if postgres is not None:
             without_secrets(postgres)
-        conninfo, secret = (postgres, None) if postgres else vaults.writer_doors()
+        conninfo, secret = (postgres, None) if postgres else writer_doors()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from zaibei.cli.backup.fallback import need_source, standby
 from zaibei.cli.backup.shared import (
     CLOCK,
     Files,
@@ -18,7 +19,6 @@ from zaibei.cli.backup.shared import (
     repository_told,
     say,
     source_of,
-    standby,
     text,
     told,
 )
@@ -117,6 +117,8 @@ def run(
             raise Usage("rules are for files", hint="--files")
         label, accept = text(label, "--label"), text(accept, "--accept")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
+        if not (paths or postgres or bucket):
+            need_source()  # before a vault is opened
         repos, lost = reachable(repo, password_file, make=repo is None)
         # After the keys: they were loaded while those were derived.
         from backup import job  # noqa: PLC0415

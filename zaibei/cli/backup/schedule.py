@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zaibei.cli.backup.fallback import need_source, secret_of, standby
 from zaibei.cli.backup.shared import (
     CLOCK,
     Files,
@@ -16,7 +17,6 @@ from zaibei.cli.backup.shared import (
     reachable,
     say,
     source_of,
-    standby,
     told,
 )
 from zaibei.cli.console import Lines, emit_line, talk
@@ -80,8 +80,10 @@ def add(
                     hint="leave --retain away, or use an S3 vault",
                 )
         paths = source_of(files, postgres, bucket)
-        if repo and password_file is None:
-            raise Usage("no --password-file", hint="its first line is the passphrase")
+        if not (paths or postgres or bucket):
+            need_source()  # seen now, and not in the morning
+        if repo:
+            secret_of(password_file)
         if password_file is not None:
             from backup.vaults import passphrase  # noqa: PLC0415
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zaibei.cli.backup.complete import snapshot_numbers
+from zaibei.cli.backup.fallback import PASSWORD_FILE, of_the_stack, passphrase_of, secret_of
 from zaibei.cli.console import complain, emit, interrupted, talk
+from zaibei.kernel import environment
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
 
@@ -40,11 +42,19 @@ class Suite(StrEnum):
 
 Repo = Annotated[
     list[str] | None,
-    typer.Option("--repo", help="file:///DIR or s3+https://HOST/BUCKET/PREFIX; repeatable."),
+    typer.Option(
+        "--repo",
+        envvar="ZAIBEI_REPO",
+        help="file:///DIR or s3+https://HOST/BUCKET/PREFIX; repeatable.",
+    ),
 ]
 Password = Annotated[
     Path | None,
-    typer.Option("--password-file", help="Its first line opens the repository."),
+    typer.Option(
+        "--password-file",
+        envvar="ZAIBEI_PASSWORD_FILE",
+        help="Its first line opens the repository.",
+    ),
 ]
 Files = Annotated[
     list[str] | None,  # as text: of an empty variable Path would make the current directory
@@ -101,7 +111,16 @@ def opening(
     ] = None,
 ) -> None:
     """Encrypted backups, proven by restoring."""
+    settle_environment()
     _WITH.identity_file, _WITH.shares_file, _WITH.host_key = identity_file, shares_file, host_key
+
+
+def settle_environment() -> None:
+    """What other tools are told by variables is no business of ours; what we are told must mean something."""
+    with told():
+        for name in environment.check():
+            talk.print(f"note: {name} is no variable of zaibei", markup=False, soft_wrap=True)
+    environment.forget_ambient()
 
 
 def open_with(store: Any, secret: Any) -> "Repository":
@@ -211,36 +230,21 @@ def places(
 
     all_distinct(urls or ())
     if (other := _WITH.given()) is not None:
-        if password_file is not None:
+        # One that the environment names is for the other runs.
+        if password_file is not None and str(password_file) != os.environ.get(PASSWORD_FILE):
             raise Usage("a passphrase and a key file: which one?")
-        return [
-            (s, other) for s in ([vaults.open_url(u) for u in urls or ()] or vaults.stack_stores())
-        ]
+        return [(s, other) for s in ([vaults.open_url(u) for u in urls or ()] or of_the_stack())]
     if urls:
-        if password_file is None:
-            raise Usage("no --password-file", hint="its first line is the passphrase")
-        secret = _passphrase(password_file)
+        secret = secret_of(password_file)
         return [(vaults.open_url(u), secret) for u in urls]
-    stores = vaults.stack_stores()
+    stores = of_the_stack()
     if password_file is None and make:
         secret, new = vaults.make_passphrase()
         if new:
             talk.print(f"[bold red]ESCROW:[/] {vaults.escrow_note()}")
     else:
-        secret = _passphrase(password_file) if password_file else vaults.passphrase()
+        secret = passphrase_of(password_file) if password_file else vaults.passphrase()
     return [(s, secret) for s in stores]
-
-
-def _passphrase(file: Path) -> str:
-    """Said and not refused when others can read it: a cluster hands out its secrets so, and the backup must run."""
-    from backup.vaults import passphrase  # noqa: PLC0415
-
-    said = passphrase(file)
-    if file.stat().st_mode & 0o077:
-        talk.print(
-            f"note: {file} can be read by others: chmod 600 {file}", markup=False, soft_wrap=True
-        )
-    return said
 
 
 def opened(
@@ -329,13 +333,6 @@ def reachable(
     if not able:
         raise why
     return distinct(able), lost
-
-
-def standby() -> tuple[str, str]:
-    """Any reader of the stack, as the role that may copy and not write."""
-    from backup.vaults import standby  # noqa: PLC0415
-
-    return standby()
 
 
 def repository_told(repo: "Repository") -> dict[str, Any]:
