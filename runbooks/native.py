@@ -14,6 +14,7 @@ from infra.sites import SiteAccess, StackAccess
 from monitors.probes import https, patroni, postgres, records
 from runbooks.actions import Context, action, check
 from runbooks.brief import in_short
+from zaibei.kernel import environment
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.process import run
 from zaibei.kernel.state import state_dir, write_atomic
@@ -276,7 +277,7 @@ def last_command_said(context: Context, *, expect: str) -> str | None:
 
 def _zaibei(context: Context, argv: list[str], *, ok: tuple[int, ...] = (0,)) -> str:
     program = [sys.executable, "-P", "-m", "zaibei.cli.main", *argv]
-    return run(program, deadline=context.deadline, ok=ok)
+    return run(program, deadline=context.deadline, ok=ok, env=environment.of_our_own())
 
 
 def _site(context: Context, site: str) -> SiteAccess:
