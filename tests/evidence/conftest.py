@@ -14,6 +14,7 @@ from zaibei.evidence import (
     Evidence,
     Findings,
     Kind,
+    Statement,
     Subject,
     Witness,
     dsse,
@@ -157,6 +158,18 @@ class Forger:
             statement=statement.decode(payload),
         )
 
+    def signed(self, index: int, payload: bytes, kind: str = Kind.ACTION) -> Entry:
+        """Whatever the bytes are: truly signed by the key holder. `kind`: only for the name of its folder."""
+        at = self.desk.evidence
+        key = keys.p256_private(at.directory / "keys")
+        return Entry(
+            index=index,
+            statement_digest="",
+            envelope=dsse.seal(payload, key=key, keyid=at.keys.keyid),
+            payload=payload,
+            statement=Statement(predicate_type=kind, predicate={}, subject=()),
+        )
+
     def checkpoint(self, logged: Sequence[Entry]) -> bytes:
         leaves = [tree.leaf_hash(e.envelope) for e in logged]
         origin = self.desk.evidence.head().origin
@@ -179,15 +192,18 @@ class Forger:
         )
         return folder
 
-    def reseal(self, folder: Path) -> None:
+    def reseal(
+        self, folder: Path, *, title: str = "t", packed_at: str = "2026-01-01T00:00:00Z"
+    ) -> None:
         """A manifest that fits what lies in the folder now."""
-        packing.seal(
-            folder,
-            head=self.desk.evidence.head(),
-            title="t",
-            packed_at="2026-01-01T00:00:00Z",
-            key=self._log_key(),
-        )
+        head = note.parse_checkpoint(note.parse((folder / "log/checkpoint").read_bytes()).text)
+        packing.seal(folder, head=head, title=title, packed_at=packed_at, key=self._log_key())
+
+    def manifest(self, folder: Path, text: bytes) -> None:
+        """Sign any text as the manifest."""
+        origin = self.desk.evidence.head().origin
+        line = keys.log_line(self._log_key(), name=origin, text=text)
+        (folder / "MANIFEST").write_bytes(note.Note(text=text, signatures=(line,)).encode())
 
     def _log_key(self) -> keys.ed25519.Ed25519PrivateKey:
         return keys.ed25519_private(self.desk.evidence.directory / "keys")

@@ -2,6 +2,9 @@
 
 P-256 signs statements, Ed25519 signs the log's head, SM2 adds a second line to it where `openssl` can.
 A key in the same folder as the data proves nothing: fingerprints are compared out of band.
+
+A public key has one spelling, the PEM that `openssl pkey -pubout` writes, and no other is read: of a file that two
+parsers read differently, one would take the fingerprint from one key and check signatures with another.
 """
 
 import base64
@@ -9,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
@@ -17,6 +21,11 @@ from zaibei.kernel.errors import Damage, Missing, ToolFailed
 from zaibei.kernel.state import write_atomic
 
 _PRIVATE = 0o600
+_BEGIN, _END = b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----"
+_PEM_WIDTH = 64
+_MAX_PEM_BYTES = 4096
+_SM2_FRAME = bytes.fromhex("3059301306072a8648ce3d020106082a811ccf5501822d03420004")
+_WRITE = "openssl pkey -pubin -in FILE -pubout -out FILE.pub writes it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,17 +117,31 @@ def load_ed25519(pem: bytes) -> ed25519.Ed25519PublicKey:
     return key
 
 
+def check_sm2(pem: bytes) -> None:
+    """Raises Damage unless it is an SM2 key. That its point is on the curve, `openssl` checks at each use."""
+    raw = der(pem)
+    if not raw.startswith(_SM2_FRAME) or len(raw) != len(_SM2_FRAME) + 64:
+        raise Damage("the second key of the log is not SM2")
+
+
 def raw_ed25519(key: ed25519.Ed25519PublicKey) -> bytes:
     return key.public_bytes(ser.Encoding.Raw, ser.PublicFormat.Raw)
 
 
 def der(pem: bytes) -> bytes:
-    """SubjectPublicKeyInfo of any public key, SM2 included: the PEM's own bytes."""
-    body = b"".join(line for line in pem.splitlines() if not line.startswith(b"-----"))
+    """SubjectPublicKeyInfo of a public key in its one PEM. Raises Damage for any other spelling of it."""
+    lines = pem.split(b"\n")
+    if len(pem) > _MAX_PEM_BYTES or lines[0] != _BEGIN or lines[-2:] != [_END, b""]:
+        raise Damage(
+            f"a public key is not PEM as openssl writes it: {_beginning(pem)}", hint=_WRITE
+        )
     try:
-        return base64.b64decode(body, validate=True)
+        raw = base64.b64decode(b"".join(lines[1:-2]), validate=True)
     except ValueError as bad:
-        raise Damage("a public key is not PEM") from bad
+        raise Damage("a public key is not PEM", hint=_WRITE) from bad
+    if _pem_of(raw) != pem:
+        raise Damage("a public key is not in its one PEM form", hint=_WRITE)
+    return raw
 
 
 def fingerprint(pem: bytes) -> str:
@@ -145,10 +168,27 @@ def _private(path: Path) -> object:
 
 
 def _load(pem: bytes) -> object:
+    raw = der(pem)
     try:
-        return ser.load_pem_public_key(pem)
-    except ValueError as bad:
-        raise Damage("a public key is not PEM") from bad
+        key = ser.load_der_public_key(raw)
+        again = key.public_bytes(ser.Encoding.DER, ser.PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as bad:
+        raise Damage("a public key is of no kind that is used here") from bad
+    # The key that checks signatures is the one whose bytes were hashed: a compressed point or a
+    # parameter too many is another spelling of the same key.
+    if again != raw:
+        raise Damage("a public key is not in its one form", hint=_WRITE)
+    return key
+
+
+def _pem_of(raw: bytes) -> bytes:
+    text = base64.b64encode(raw)
+    lines = [text[at : at + _PEM_WIDTH] for at in range(0, len(text), _PEM_WIDTH)]
+    return b"\n".join([_BEGIN, *lines, _END, b""])
+
+
+def _beginning(pem: bytes) -> str:
+    return f"{pem[:30]!a}"
 
 
 def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

@@ -14,7 +14,9 @@ from zaibei.kernel.errors import Damage, Usage
 FILE = "MANIFEST"
 FORM = "urn:zaibei:pack/v1"
 _LINE = re.compile(r"(?P<sha>[0-9a-f]{64})  (?P<path>[A-Za-z0-9._/-]+)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Controls, line separators, and what turns the direction of text: the same list in `packed/verify.sh`.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_PACKED_AT = re.compile(f"{note.SECOND}Z")
 _MAX_TITLE = 200
 
 
@@ -34,7 +36,7 @@ class Manifest:
 
 
 def checked_title(title: str) -> str:
-    if not title.strip() or len(title) > _MAX_TITLE or _CONTROL.search(title):
+    if not title.strip(" ") or len(title) > _MAX_TITLE or _UNSEEN.search(title):
         raise Usage(f"not a title: {title!r}", hint=f"one line of at most {_MAX_TITLE} characters")
     return title
 
@@ -46,13 +48,15 @@ def parse(text: bytes) -> Manifest:
         word, origin, size, root = head.split(" ")
         found = [_LINE.fullmatch(line) for line in lines]
         manifest = Manifest(
-            title=title,
+            title=checked_title(title),
             log=note.parse_checkpoint(f"{origin}\n{size}\n{root}\n".encode()),
             packed_at=packed.removeprefix("packed "),
             files={m["path"]: m["sha"] for m in found if m},
         )
-    except ValueError as bad:
+    except (ValueError, Usage) as bad:
         raise Damage("the manifest is malformed") from bad
+    if not _PACKED_AT.fullmatch(manifest.packed_at):
+        raise Damage("the manifest does not say when it was packed, in UTC")
     dots = [p for p in manifest.files if {"", ".", ".."} & set(p.split("/"))]
     if form != FORM or word != "log" or dots or manifest.encode() != text:
         raise Damage("the manifest is not written in its one form")

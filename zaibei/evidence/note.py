@@ -6,6 +6,7 @@ spelling for every note, so that there is no byte in it that could change unseen
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 
 from zaibei.kernel.errors import Damage
@@ -14,6 +15,11 @@ ED25519 = b"\x01"
 COSIGNATURE = b"\x04"
 SM2_SM3 = b"\xff" + b"urn:zaibei:sm2-sm3/v1"  # 0xff and a long name: the range for own algorithms
 MAX_SIGNATURES = 32
+MAX_SIZE = 1_000_000  # entries of a log; the same in `packed/verify.sh`
+SECOND = (
+    "[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3])(?::[0-5][0-9]){2}"
+)
+_ORIGIN = re.compile(r"[A-Za-z0-9:./_-]+")
 _DASH = "— "
 
 
@@ -75,7 +81,8 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
         head = Checkpoint(origin=origin, size=int(size), root=base64.b64decode(root, validate=True))
     except ValueError as bad:
         raise Damage("the checkpoint is not origin, size and root") from bad
-    if head.encode() != text or head.size < 0 or len(head.root) != 32:
+    plain = _ORIGIN.fullmatch(head.origin) and 0 <= head.size <= MAX_SIZE and len(head.root) == 32
+    if not plain or head.encode() != text:
         raise Damage("the checkpoint is not written in its one form")
     return head
 

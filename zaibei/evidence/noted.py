@@ -8,7 +8,6 @@ import base64
 from collections.abc import Sequence
 
 from zaibei.evidence import tree
-from zaibei.evidence.record import Entry
 from zaibei.kernel.errors import Damage, Usage
 
 
@@ -28,9 +27,8 @@ def parse(text: str) -> tuple[int, bytes]:
     return int(size), raw
 
 
-def held_to(logged: Sequence[Entry], earlier: Sequence[tuple[int, bytes]]) -> None:
+def held_to(leaves: Sequence[bytes], earlier: Sequence[tuple[int, bytes]]) -> None:
     """The log begins with the entries of every checkpoint that was noted: nothing was taken back."""
-    leaves = [tree.leaf_hash(e.envelope) for e in logged]
     for size, root in earlier:
         if size > len(leaves):
             raise Damage(f"the log has {len(leaves)} entries; {size} were noted earlier")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from zaibei.evidence import dsse, keys, kinds, log, note, sm2, statement, tree
-from zaibei.evidence.statement import Statement, Subject
+from zaibei.evidence.statement import RECORDED_AT, Statement, Subject
 from zaibei.evidence.witness import Witness
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Busy, Damage, Missing, Refused, ToolFailed, Usage
@@ -22,7 +22,6 @@ from zaibei.kernel.state import sole, state_dir, write_atomic
 
 WAIT = timedelta(seconds=10)  # for another writer, which needs milliseconds
 _STEP = timedelta(milliseconds=20)
-RECORDED_AT = "recorded_at"
 _say = logger(__name__)
 
 
@@ -102,8 +101,8 @@ class Evidence:
         with _writing(self.directory, self.clock):
             held = self._finish(log.read(self._log))
             entry = self._entry(len(held.entries), envelope)
-            history = [_step(e) for e in self._opened(held)]
-            if reason := kinds.why_not_next(history, _step(entry)):
+            history = [step(e) for e in self._opened(held)]
+            if reason := kinds.why_not_next(history, step(entry)):
                 raise Refused(f"not recorded: {reason}", hint="record the intent before the drill")
             held = log.append(self._log, held, envelope)
             log.publish(self._log, held, sign=self._sign)
@@ -201,7 +200,7 @@ class Evidence:
         )
 
 
-def _step(entry: Entry) -> kinds.Step:
+def step(entry: Entry) -> kinds.Step:
     return kinds.Step(
         index=entry.index,
         predicate_type=entry.statement.predicate_type,

@@ -12,7 +12,8 @@ from typing import Any
 
 from zaibei.evidence.kinds import Kind
 from zaibei.evidence.pass_rules import contradictions
-from zaibei.evidence.record import RECORDED_AT, Entry
+from zaibei.evidence.record import Entry
+from zaibei.evidence.statement import RECORDED_AT
 
 VERDICTS = ("PASS", "FAIL", "INVALID")
 _MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
@@ -128,7 +129,7 @@ def _answered(index: int, name: str, by: str, logged: Sequence[Entry], *, now: s
         )
 
     length = 10 if len(by) == 10 else 19  # a day lasts to its end
-    for entry in logged[index + 1 :]:
+    for entry in (e for e in logged if e.index > index):
         said = entry.statement
         verdict = said.predicate.get("verdict")
         names = (said.predicate.get("scenario"), said.drill_id)
