@@ -10,16 +10,13 @@ SECRET-FILE: a passphrase, an identity file, or a private key in hex (escrow: wh
 a PostgreSQL snapshot comes its log: restore_command = 'cp TARGET/wal/%f %p'. Damage is named and ends with 1.
 """
 
-# ruff: noqa: PTH101, PTH103, PTH105, PTH118, PTH120, PTH123, PTH211
 import hashlib
-import hmac
 import json
 import os
 import re
 import struct
 import sys
 from base64 import b64decode
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,8 +35,7 @@ ENTRY = struct.Struct(">32sBBIII")  # of a pack's trailer: id, kind, encoding, o
 WAL_KEY = re.compile(r".*system=(\d+)/.*/(\w{8}\.history|\w{24})(?:\.part/(\d+))?")
 # What others leave among them (.DS_Store, lost+found) is not read.
 OURS = re.compile(r"(keys|packs/..)/[0-9a-f]{64}|(resealed/\d{10}/)?(snapshots/\d{10}|wal/.*)")
-ids_in = re.compile(b"(?s).{32}").findall
-unhex, epoch_key = bytes.fromhex, "epochs/{:010d}".format
+unhex, epoch_key, ids_in = bytes.fromhex, "epochs/{:010d}".format, re.compile(b"(?s).{32}").findall
 Body = dict[str, Any]
 Say = Callable[[str], None]  # takes what is damaged
 
@@ -66,7 +62,7 @@ class Repository:
         if newest > 1:
             older = self.whole(EPOCH, epoch_key(newest), b64decode(body["older"]))
             self.roots |= {int(n): unhex(r) for n, r in json.loads(older).items()}
-        self.places: dict[bytes, list[tuple[Any, ...]]] = defaultdict(list)
+        self.places: dict[bytes, list[tuple[Any, ...]]] = {}
 
     def list(self, prefix: str) -> list[str]:
         found = (p.relative_to(self.root).as_posix() for p in (self.root / prefix).rglob("*"))
@@ -122,7 +118,7 @@ class Repository:
             cost = {"memory_cost": kdf["memory_kib"], "iterations": kdf["iterations"]}
             cost |= {"lanes": kdf["lanes"], "length": size + 32}
             key = argon2.Argon2id(salt=unhex(kdf["salt"]), **cost).derive(secret.encode())
-            if not hmac.compare_digest(key[size:].hex(), body["commitment"]):
+            if key[size:].hex() != body["commitment"]:
                 return None
             if body["format"] == 1:
                 return self.opened(key[:size], 0, sealed, canonical(body))
@@ -138,9 +134,8 @@ class Repository:
         key = self.derive(shared + unhex(body["public"]), given, info, size + 32)
         return self.opened(key[:size], 0, sealed, canonical(body))
 
-    def purpose(self, epoch: int, use: str, length: int) -> bytes:
-        info = f"zaibei/{use}/epoch={epoch}".encode()
-        return self.derive(self.roots[epoch], self.id, info, length)
+    def purpose(self, epoch: int, use: str, size: int) -> bytes:
+        return self.derive(self.roots[epoch], self.id, f"zaibei/{use}/epoch={epoch}".encode(), size)
 
     def opener(self, kind: int, name: str, raw: bytes) -> Callable[[int, bytes], bytes]:
         """What opens the slots of one sealed object."""
@@ -158,7 +153,7 @@ class Repository:
             secret = agreed(curve, box, point) + agreed(curve, box, BASE[curve])
         info = b"zaibei/object" + header[:12] + self.id
         key = self.derive(secret, salt, info, self.key_bytes + 32)
-        if not hmac.compare_digest(key[self.key_bytes :], header[44:]):
+        if key[self.key_bytes :] != header[44:]:
             raise Broken(f"{what}: sealed under another key")
         key, aad = key[: self.key_bytes], header + self.id + len(name).to_bytes(2) + name.encode()
         return lambda slot, data: self.opened(key, slot, data, aad + slot.to_bytes(8))
@@ -178,7 +173,7 @@ class Repository:
                     listed = opened(2**32 - 2, pack.read(length))
                 for slot in range(int.from_bytes(listed[:4])):
                     id_, _, *rest = ENTRY.unpack_from(listed, 4 + slot * ENTRY.size)
-                    self.places[id_].append((self.root / key, opened, slot, *rest))
+                    self.places.setdefault(id_, []).append((self.root / key, opened, slot, *rest))
             except (Broken, OSError, struct.error) as bad:
                 say(f"{key}: {bad}")
 
@@ -221,8 +216,7 @@ class Repository:
                 if "more" in fields and node is not None:
                     node["blobs"] += ids_in(b64decode(fields["more"]))
                     continue
-                if node is not None:
-                    yield node
+                yield from filter(None, [node])
                 node = fields | {"blobs": ids_in(b64decode(fields.get("blobs", "")))}
         yield from filter(None, [node])
 
@@ -239,7 +233,7 @@ def inflated(encoding: int, data: bytes, size: int) -> bytes:
     return data
 
 
-# SM2 (GB/T 32918) the short way: not for a machine where somebody measures its time.
+# SM2 (GB/T 32918) the short way: not for a machine where others can measure its time.
 SM2_P = 0xFFFFFFFEFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF00000000FFFFFFFFFFFFFFFF
 SM2_N = 0xFFFFFFFEFFFFFFFFFFFFFFFFFFFFFFFF7203DF6B21C6052B53BBF40939D54123
 SM2_B = 0x28E9FA9E9D9F5E344D5A9E4BCF6509A7F39789F515AB8F92DDBCBD414D940E93
@@ -286,9 +280,9 @@ def sm2_opened(private: bytes, sealed: bytes) -> bytes:
     return data
 
 
-def restore(repo: Repository, snapshot: Body, target: Path, say: Say) -> None:
-    """Links come last, so that no name in a listing leads out of the target."""
-    base, late = os.fsencode(target.resolve()), []
+def restore(repo: Repository, snapshot: Body, target: str, say: Say) -> None:
+    """Into the working directory. Links and directories last, the deepest first: none leads out."""
+    late = list[tuple[bytes, Body]]()
     for node in repo.nodes(snapshot, say):
         path, kind = text_of(node, "path"), node["type"]
         if kind == "marker" or (kind == "object" and not node["object"]["latest"]):
@@ -296,30 +290,30 @@ def restore(repo: Repository, snapshot: Body, target: Path, say: Say) -> None:
         if b"\0" in path or any(p in (b"", b".", b"..") for p in path.split(b"/")):
             say(f"{path!r}: a name that leads out of the target; not restored")
             continue
-        real = os.path.join(base, path)
-        os.makedirs(real if kind == "dir" else os.path.dirname(real), exist_ok=True)
+        os.makedirs(path if kind == "dir" else os.path.dirname(path) or b".", exist_ok=True)
         if kind not in ("file", "object"):
-            late.append((real, node))
+            late.append((path, node))
             continue
         try:
-            with open(real, "xb") as out:
+            with open(path, "xb") as out:
                 write(repo, node, out)
-            dress(real, node)
+            dress(path, node)
         except (Broken, ValueError, OverflowError) as bad:  # or what no system call takes
-            os.replace(real, real + b".damaged")
+            os.replace(path, path + b".damaged")
             say(f"{os.fsdecode(path)!a}: {bad}; what there was is in ….damaged")
-    for real, node in reversed(late):
+    for path, node in sorted(late, key=lambda one: one[0].count(b"/"), reverse=True):
+        name = ascii(f"{target}/{os.fsdecode(path)}")
         try:
             if node["type"] == "fifo":
-                os.mkfifo(real)
+                os.mkfifo(path)
             if node["type"] == "link":
-                os.symlink(text_of(node, "target"), real)
+                os.symlink(text_of(node, "target"), path)
             elif node["type"] in ("dir", "fifo"):
-                dress(real, node)
+                dress(path, node)
             else:
-                print(f"not made: {os.fsdecode(real)!a}: a {node['type']}", file=sys.stderr)
+                print(f"not made: {name}: a {node['type']}", file=sys.stderr)
         except (OSError, ValueError, OverflowError) as bad:
-            say(f"{os.fsdecode(real)!a}: {type(bad).__name__}: {str(bad)[:200]!a}")
+            say(f"{name}: {type(bad).__name__}: {str(bad)[:200]!a}")
 
 
 def write(repo: Repository, node: Body, out: Any) -> None:
@@ -335,13 +329,15 @@ def write(repo: Repository, node: Body, out: Any) -> None:
     out.truncate(node["size"])
 
 
-def dress(real: bytes, node: Body) -> None:
+def dress(path: bytes, node: Body) -> None:
     if os.geteuid() == 0:
-        os.chown(real, node["uid"], node["gid"])
+        os.chown(path, node["uid"], node["gid"])
     for name, value in node.get("xattrs", {}).items():
-        os.setxattr(real, name, b64decode(value))
-    os.chmod(real, node["mode"])
-    os.utime(real, ns=(node["mtime_ns"], node["mtime_ns"]))
+        os.setxattr(path, name, b64decode(value))
+    os.chmod(path, node["mode"])
+    os.utime(path, ns=(node["mtime_ns"], node["mtime_ns"]))
+    if node["type"] == "file" and (node["mode"] & 0o6000 or "security.capability" in str(node)):
+        print(f"gives rights: {os.fsdecode(path)!a}: setuid, setgid or capable", file=sys.stderr)
 
 
 def text_of(node: Body, name: str) -> bytes:
@@ -350,10 +346,10 @@ def text_of(node: Body, name: str) -> bytes:
 
 def wal(repo: Repository, system: str, target: Path, say: Say) -> None:
     """One cluster's log under PostgreSQL's names. A finished segment makes its increments superfluous."""
-    held: dict[str, dict[int, str]] = defaultdict(dict)
+    held: dict[str, dict[int, str]] = {}
     for key in [*repo.list("resealed/"), *repo.list("wal/")]:
         if (found := WAL_KEY.fullmatch(key)) and found[1] == system:
-            held[found[2]][int(found[3] or 0)] = key
+            held.setdefault(found[2], {})[int(found[3] or 0)] = key
     for name, parts in held.items():
         try:
             out = bytearray(0 if name.endswith("history") else SEGMENT)
@@ -367,27 +363,31 @@ def wal(repo: Repository, system: str, target: Path, say: Say) -> None:
 
 
 def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
+    os.umask(0o077)  # nothing may be read by others before it has its own mode
     trouble, text = list[str](), Path(secret).read_text("utf-8")
     private = re.search(r"^zaibei-identity:\w+:(\w+)$", text, re.MULTILINE)
-    repo = Repository(Path(vault), private[1] if private else text.splitlines()[0])
-    found, into = repo.snapshots(trouble.append), Path(target)
+    repo = Repository(Path(vault).absolute(), private[1] if private else text.splitlines()[0])
+    found = repo.snapshots(trouble.append)
     if not target:
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        for number, one in found.items():
-            state = "complete" if one["complete"] else "INCOMPLETE"
-            print(number, one["finished"], one["kind"], one["size_bytes"], state, one["label"])
+        for number, each in found.items():
+            state = "complete" if each["complete"] else "INCOMPLETE"
+            print(number, each["finished"], each["kind"], each["size_bytes"], state, each["label"])
     else:
-        number = int(which or max(found, default=0))
-        full = into.exists() and any(into.iterdir())
-        if full or number not in found:
-            raise Broken(f"{target} is not empty" if full else f"no snapshot {number} can be read")
-        one, files = found[number], into / "data" if found[number]["kind"] == "postgres" else into
-        files.mkdir(parents=True, exist_ok=True)
-        if files != into:
-            (into / "wal").mkdir()
-            wal(repo, one["facts"]["system_identifier"], into / "wal", trouble.append)
+        one = found.get(int(which or max(found, default=0)))
+        if one is None:
+            raise Broken(f"no snapshot {which} can be read")
+        os.makedirs(target, exist_ok=True)
+        os.chdir(target)  # from here on in it, whatever becomes of its name
+        if os.listdir() or (its := os.stat(".")).st_uid != os.geteuid() or its.st_mode & 0o022:
+            raise Broken(f"{target} {'is not empty' if os.listdir() else 'is open to others'}")
+        if one["kind"] == "postgres":
+            os.mkdir("wal")
+            wal(repo, one["facts"]["system_identifier"], Path("wal"), trouble.append)
+            os.mkdir("data")
+            os.chdir("data")
         repo.load_trailers(trouble.append)
-        restore(repo, one, files, trouble.append)
+        restore(repo, one, os.getcwd(), trouble.append)
         trouble += [f"not in the backup: {line}" for line in one["problems"]]
     sys.stderr.writelines(f"DAMAGE: {line}\n" for line in trouble)
     return 1 if trouble else 0

@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -27,6 +27,7 @@ from backup.conninfo import without_secrets
 from backup.cut import Source, for_database
 from backup.fanout import Fanout, Outcome
 from backup.snapshot import Content, Snapshot
+from backup.source import Entry
 from backup.tree import Node, Type
 from backup.writer import Writer
 from zaibei.kernel import environment, process
@@ -252,6 +253,22 @@ def _facts(kept: dict[str, bytes], with_wal: Wal) -> dict[str, Any]:
         "wal_needed": list(_needed(timeline, start, stop)),
         "files": len(manifest["Files"]),
     }
+
+
+def files_alone(listing: Callable[[], Iterator[Entry]]) -> Iterator[Entry]:
+    """The listing of a base backup that is to be started. Raises Damage for a link or a special file.
+
+    pg_basebackup sends none but for tablespaces, which are refused. A forged one would lead root, who settles the
+    data directory, or the server that runs on it, into another cluster's files.
+    """
+    for reader, node in listing():
+        if node.type not in (Type.FILE, Type.DIRECTORY) or node.hard:
+            kind = "hard link" if node.hard else node.type
+            raise Damage(
+                f"a base backup lists {os.fsdecode(node.path)!a}, which is a {kind}",
+                hint="`zaibei backup restore` brings its files, to look at them; start nothing on them",
+            )
+        yield reader, node
 
 
 def wal_needed_from(snapshot: Snapshot) -> tuple[int, int, int] | None:

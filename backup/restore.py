@@ -72,11 +72,20 @@ def restore_files(
     *,
     progress: Progress,
     wanted: Wanted = everything,
+    view: View | None = None,
+    special: bool = True,
 ) -> Restored:
     """From one vault into an empty directory, all or an error. Raises NotEmpty, NoSpace, Damage. After an error
     the target holds whole files and no others; they are not cleaned away, because after a disaster a part
     may be all there is."""
-    done = restore([Source.of(reader, snapshot)], target, progress=progress, wanted=wanted)
+    done = restore(
+        [Source.of(reader, snapshot)],
+        target,
+        progress=progress,
+        wanted=wanted,
+        view=view,
+        special=special,
+    )
     if done.lost:
         raise Damage(f"{len(done.lost)} files cannot be restored: {done.lost[0]}")
     return done

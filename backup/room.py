@@ -24,7 +24,7 @@ from backup import wal
 from backup.errors import WalGap
 from backup.fetch import fetch_wal
 from backup.mask.apply import Masked, Masking, mask_room
-from backup.postgres import BIN
+from backup.postgres import BIN, files_alone
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
@@ -163,7 +163,9 @@ def restore_database(
         _phase(room, "files", clock),
         Reader(repo, damaged=lambda key, bad: progress.note(f"{key}: {bad.message}")) as reader,
     ):
-        restore_files(reader, snapshot, room.data, progress=progress)
+        restore_files(
+            reader, snapshot, room.data, progress=progress, view=files_alone, special=False
+        )
         room.data.chmod(0o700)
         _give(into, user)
     with _phase(room, "manifest", clock):

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,8 +28,10 @@ from backup.keys import Kdf
 from backup.objects import as_files
 from backup.repository import Repository, create_repository
 from backup.restore import Wanted, everything, restore
+from backup.room import restore_database
 from backup.snapshot import Content
 from backup.source import Source, mark_of
+from backup.target import Target
 from backup.tree import Node, Object, Type
 from backup.walk import Rules, chosen
 from backup.writer import Writer
@@ -36,7 +39,7 @@ from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel import beneath
 from zaibei.kernel.clock import SimClock
-from zaibei.kernel.errors import Refused, ZaibeiError
+from zaibei.kernel.errors import Damage, Refused, ZaibeiError
 from zaibei.kernel.progress import Silent
 
 pytestmark = [
@@ -479,3 +482,134 @@ def test_break_glass_reaches_out_of_no_target(
         glass(listings(outside.at)[what])
         assert outside.facts() == outside.was, what
         shutil.rmtree(tmp_path / "t", ignore_errors=True)
+
+
+def test_break_glass_shows_nothing_to_others_before_it_has_its_own_mode(
+    tmp_path: Path, clock: SimClock
+) -> None:
+    """A file that only its directory protects: the directory gets its mode at the end."""
+    for above in (tmp_path, *tmp_path.parents[:2]):
+        above.chmod(0o755)
+    (tmp_path / "secret").write_text("open sesame\n")
+    vault = tmp_path / "vault"
+    repo = create_repository(DirectoryStore(vault), "open sesame", clock=clock, kdf=FAST)
+    own = {"uid": 0, "gid": 0}
+    private = node(b"private", Type.DIRECTORY, **own | {"mode": 0o700})
+    held = [node(b"private/f", **own | {"mode": 0o644})]
+    sign(repo, [private, *held, *(node(b"private/%03d" % n, **own) for n in range(300))], clock)
+    program = f"""
+import os, runpy, sys
+sys.argv = ["x"]
+m = runpy.run_path({str(READER)!r})
+was = m["write"]
+def write(*a):
+    found = [f"{{p}} {{os.stat(p).st_mode:o}}" for p in (".", "private", "private/f") if os.path.exists(p)]
+    assert all(one.endswith(("0700", "0600", "0644")) for one in found), found
+    assert not os.stat(".").st_mode & 0o077, found
+    assert not os.stat("private").st_mode & 0o077, found
+    return was(*a)
+m["restore"].__globals__["write"] = write
+sys.exit(m["main"]({str(vault)!r}, {str(tmp_path / "secret")!r}, {str(tmp_path / "t")!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        umask=0o022,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t" / "private" / "f").read_bytes() == b"data of private/f"
+
+
+def test_break_glass_stands_in_its_target_whatever_becomes_of_the_name(
+    tmp_path: Path, clock: SimClock, outside: Outside
+) -> None:
+    (tmp_path / "secret").write_text("open sesame\n")
+    vault, target = tmp_path / "vault", tmp_path / "t"
+    repo = create_repository(DirectoryStore(vault), "open sesame", clock=clock, kdf=FAST)
+    sign(repo, plain(), clock)
+    program = f"""
+import os, runpy, sys
+sys.argv = ["x"]
+m = runpy.run_path({str(READER)!r})
+was = m["write"]
+def write(*a):
+    if not os.path.islink({str(target)!r}):
+        os.rename({str(target)!r}, {str(target) + ".moved"!r})
+        os.symlink({str(outside.at)!r}, {str(target)!r})
+    return was(*a)
+m["restore"].__globals__["write"] = write
+sys.exit(m["main"]({str(vault)!r}, {str(tmp_path / "secret")!r}, {str(target)!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    outside.demand_untouched()
+    assert (tmp_path / "t.moved" / "cron.d" / "sub" / "000").read_bytes().startswith(b"data of")
+
+
+def test_break_glass_refuses_a_target_that_others_may_write_in(
+    tmp_path: Path, clock: SimClock
+) -> None:
+    (tmp_path / "secret").write_text("open sesame\n")
+    vault, target = tmp_path / "vault", tmp_path / "t"
+    repo = create_repository(DirectoryStore(vault), "open sesame", clock=clock, kdf=FAST)
+    sign(repo, plain(), clock)
+    target.mkdir()
+    os.chown(target, NOBODY, NOBODY)
+
+    done = subprocess.run(
+        [sys.executable, "-I", READER, vault, tmp_path / "secret", target],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (1, f"error: {target} is open to others\n")
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        link(b"log", b"outside/cron.d"),
+        link(b"postgresql.auto.conf", b"outside/new"),
+        link(b"recovery.signal", b"outside/shadow"),
+        node(b"hard", hard=b"PG_VERSION"),
+        node(b"pipe", Type.FIFO),
+    ],
+    ids=lambda one: os.fsdecode(one.path),
+)
+def test_a_clean_room_is_not_made_from_a_base_backup_with_links(
+    repo: Repository, clock: SimClock, planted: Node
+) -> None:
+    """Root settles the data directory: it moves, writes and removes files there by their names."""
+    with tempfile.TemporaryDirectory(prefix="zb-") as made:
+        base = Path(made)
+        outside = Outside(base / "outside")
+        target = bytes(base) + b"/" + planted.target if planted.type is Type.LINK else b""
+        forged = [node(b"PG_VERSION"), replace(planted, target=target), folder(b"z")]
+        sign(repo, forged, clock, kind="postgres")
+        (base / "room").mkdir()
+
+        with pytest.raises(Damage, match="a base backup lists"):
+            restore_database(
+                repo,
+                repo.find("latest"),
+                Target(),
+                base / "room",
+                clock=clock,
+                progress=Silent(),
+                closed=True,
+            )
+
+        outside.demand_untouched()

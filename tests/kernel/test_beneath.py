@@ -1,5 +1,6 @@
 """A directory below an open one is reached through no link and never above it, with openat2 and without."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,15 +33,25 @@ def test_a_directory_is_opened_by_its_whole_path(
 
 @each_way
 @pytest.mark.parametrize(
-    "path", [b"link", b"link/b", b"out", b"out/cron.d", b"file", b"file/x", b"..", b"a/../../x"]
+    ("path", "code"),
+    [
+        (b"link", errno.ELOOP),
+        (b"link/b", errno.ELOOP),
+        (b"out", errno.ELOOP),
+        (b"out/cron.d", errno.ELOOP),
+        (b"file", errno.ENOTDIR),
+        (b"file/x", errno.ENOTDIR),
+        (b"..", errno.EXDEV),
+        (b"a/../../x", errno.EXDEV),
+    ],
 )
-def test_a_link_a_file_and_a_way_up_are_refused(
-    base: int, path: bytes, opened: Callable[[int, bytes], int]
+def test_a_link_a_file_and_a_way_up_are_refused_and_told_apart(
+    base: int, path: bytes, code: int, opened: Callable[[int, bytes], int]
 ) -> None:
     with pytest.raises(OSError) as refused:
         opened(base, path)
 
-    assert refused.value.errno in LINKED
+    assert refused.value.errno == code and code in LINKED
 
 
 def test_a_path_longer_than_the_system_takes_is_gone_down_in_portions(base: int) -> None:

@@ -110,3 +110,55 @@ def test_what_a_killed_writer_left_goes_when_it_is_old(
     assert not left.exists()
     assert foreign.exists(), "not of our making"
     assert store.read("packs/ab/one") == b"1"
+
+
+@pytest.mark.attack
+def test_a_link_that_a_writer_planted_in_a_vault_leads_nobody_out(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    """Whoever may write in the vault's directory chooses what a key's directory is; gc and heal remove by key."""
+    outside = tmp_path / "outside"
+    (outside / "sub").mkdir(parents=True)
+    for name in ("one", ".tmp-0123456789abcdef", "sub/two"):
+        (outside / name).write_bytes(b"theirs")
+        os.utime(outside / name, times=(0, 0))
+    (tmp_path / "r" / "packs" / "ab").rename(tmp_path / "r" / "packs" / "was")
+    (tmp_path / "r" / "packs" / "ab").symlink_to(outside)
+    again = DirectoryStore(tmp_path / "r")  # one that has not seen the directory before
+    was = {p: (p.lstat(), p.is_file() and p.read_bytes()) for p in sorted(outside.rglob("*"))}
+
+    for one in (store, again):
+        for key in ("packs/ab/one", "packs/ab/sub/two"):
+            for use in (one.read, one.stat, one.remove, lambda k, one=one: one.create(k, b"x")):
+                with pytest.raises(Damage, match="leads through a symbolic link") as told:
+                    use(key)
+                assert str(tmp_path / "r" / "packs") in told.value.hints[0]
+        with pytest.raises(Damage, match="leads through a symbolic link"):
+            one.create("packs/ab/new", b"x")
+        assert one.unfinished(one.now(), remove=True) == 0
+        assert {s.key for s in one.list()} == {"packs/ab", "packs/was/one"}
+        assert list(one.list("packs/ab/")) == []
+    now = {p: (p.lstat(), p.is_file() and p.read_bytes()) for p in sorted(outside.rglob("*"))}
+    assert [(p, s[0].st_ctime_ns, s[1]) for p, s in now.items()] == [
+        (p, s[0].st_ctime_ns, s[1]) for p, s in was.items()
+    ]
+
+
+@pytest.mark.attack
+def test_a_directory_that_becomes_a_link_between_listing_and_removing_leads_nobody_out(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    store.create("packs/cd/two", b"2")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "two").write_bytes(b"theirs")
+
+    found = [s.key for s in store.list("packs/")]
+    (tmp_path / "r" / "packs" / "cd").rename(tmp_path / "was")
+    (tmp_path / "r" / "packs" / "cd").symlink_to(outside)
+    store.remove(found[0])
+    with pytest.raises(Damage):
+        store.remove(found[1])
+
+    assert found == ["packs/ab/one", "packs/cd/two"]
+    assert (outside / "two").read_bytes() == b"theirs"

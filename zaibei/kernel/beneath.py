@@ -8,6 +8,7 @@ container that lacks it gets the same step by step. A path may be longer than th
 import ctypes
 import errno
 import os
+import stat
 from typing import Final
 
 from zaibei.kernel.syscalls import bound
@@ -47,12 +48,13 @@ class _How(ctypes.Structure):
 _syscall = bound(
     "syscall", ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_How), ctypes.c_size_t
 )
-_how = _How(DIRECTORY, 0, _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH)
+# Without O_NOFOLLOW: with it a link at the end would be ENOTDIR, as a file is.
+_how = _How(DIRECTORY & ~os.O_NOFOLLOW, 0, _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH)
 
 
 def open_below(at: int, path: bytes) -> int:
     """A descriptor of the directory at `path` below the open directory `at`. Raises OSError: one of LINKED where the path leads
-    through a symbolic link or a file."""
+    through a symbolic link (ELOOP) or a file (ENOTDIR)."""
     held: int | None = None
     try:
         for part in _portions(path):
@@ -75,13 +77,22 @@ def open_by_steps(at: int, path: bytes) -> int:
         for part in path.split(b"/"):
             if part == b"..":
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-            below = os.open(part, DIRECTORY, dir_fd=held)
+            below = _step(held, part)
             os.close(held)
             held = below
     except BaseException:
         os.close(held)
         raise
     return held
+
+
+def _step(at: int, name: bytes) -> int:
+    try:
+        return os.open(name, DIRECTORY, dir_fd=at)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+        raise
 
 
 def _one_call(at: int, path: bytes) -> int:
