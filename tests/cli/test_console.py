@@ -1,6 +1,7 @@
 """What a person reads when something went wrong: word for word."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,11 @@ def test_brackets_and_colons_of_a_message_are_not_markup(
     )
 
 
-def _zaibei(*argv: str) -> tuple[int, Any, str]:
+def _zaibei(*argv: str, **env: str) -> tuple[int, Any, str]:
     command = [sys.executable, "-P", "-m", "zaibei.cli.main", *argv]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env=os.environ | env
+    )
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
@@ -55,3 +58,47 @@ def test_what_was_answered_stays_the_only_object(tmp_path: Path) -> None:
     """A command that answers with what it found, and then ends with an error, has said it already."""
     code, said, _ = _zaibei("evidence", "verify", str(tmp_path), "--json")
     assert code != 0 and isinstance(said, dict)
+
+
+def test_a_defect_has_a_code_of_its_own_an_object_and_a_file_and_no_traceback(
+    tmp_path: Path,
+) -> None:
+    """Python's own exit 1 would read as FAIL, and its traceback is no answer to a person."""
+    (tmp_path / "drills").mkdir()
+    (tmp_path / "drills" / "last.json").write_text("[]")  # what no code of ours has ever written
+
+    code, said, words = _zaibei("drill", "show", "last", "--json", ZAIBEI_STATE=str(tmp_path))
+
+    assert code == 70
+    error = said["error"]
+    assert (error["kind"], error["exit_code"], error["retryable"]) == ("Unexpected", 70, False)
+    assert error["message"].startswith("TypeError: ")
+    assert "Traceback" not in words
+    (kept,) = (tmp_path / "crashes").iterdir()
+    assert str(kept) in error["hints"][0] and str(kept) in words
+    assert "Traceback" in kept.read_text() and "show_" in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_a_defect_where_the_state_folder_is_none_still_has_its_file() -> None:
+    code, said, words = _zaibei("drill", "show", "last", "--json", ZAIBEI_STATE="/dev/null")
+
+    assert code == 70 and "Traceback" not in words
+    kept = Path(said["error"]["hints"][0].split(" in ")[1].split(";")[0])
+    assert "NotADirectoryError" in kept.read_text()
+    kept.unlink()
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (("lab", "bogus", "--json"), "No such command 'bogus'"),
+        (("drill", "run", "x", "--scale", "abc", "--json"), "'abc' is not a valid float"),
+        (("drill", "run", "--json"), "Missing argument"),
+    ],
+)
+def test_a_wrong_command_line_is_an_object_too(argv: tuple[str, ...], named: str) -> None:
+    code, said, words = _zaibei(*argv)
+
+    assert (code, said["error"]["exit_code"], said["error"]["kind"]) == (2, 2, "Usage")
+    assert named in said["error"]["message"] and named in words

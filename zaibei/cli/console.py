@@ -1,10 +1,12 @@
 """What the terminal sees: JSON on stdout, progress and errors on stderr."""
 
+import errno
 import json
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -12,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.errors import NoSpace, Unexpected, Usage, ZaibeiError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,7 @@ class _Late:
 
 talk: "Console" = cast("Console", _Late())
 _FORCED = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}  # what rich asks beside the terminal
+_WORDS = 500  # characters of an unexpected error that go into its message
 _EVERY_S = 5.0  # without a terminal: a line at most this often
 
 
@@ -63,8 +66,9 @@ _emitted = False
 def emit(value: Any) -> None:
     """One JSON object on stdout."""
     global _emitted  # noqa: PLW0603 — stdout is the process's, and so is this
+    text = json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False)
     _emitted = True
-    print(json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False), flush=True)
+    print(text, flush=True)
 
 
 def emit_line(value: Any) -> None:
@@ -116,6 +120,46 @@ def complain(error: ZaibeiError, exit_code: int) -> None:
     for hint in error.hints:
         talk.print("[cyan]hint:[/] ", end="")
         talk.print(hint, markup=False, emoji=False, soft_wrap=True)
+
+
+def refused_words(wrong: BaseException | None) -> None:
+    """What Typer found wrong with the command line, and has said on stderr: with `--json` an object too."""
+    if "--json" in sys.argv and not _emitted:
+        said = getattr(wrong, "format_message", lambda: "")()
+        error = Usage(said or "the command line is wrong", hint="--help lists what there is")
+        emit(failed(error, error.exit_code))
+
+
+def unexpected(bug: BaseException) -> ZaibeiError:
+    """A short message, and a file with the traceback for whoever mends it. A full disk has its own error."""
+    if isinstance(bug, OSError) and bug.errno == errno.ENOSPC:
+        where = bug.filename or "this machine"
+        return NoSpace(f"{where}: {bug.strerror}", hint="free disk space")
+    what = " ".join(str(bug).split())[:_WORDS]
+    message = f"{type(bug).__name__}: {what}" if what else type(bug).__name__
+    kept = _keep(bug)
+    hint = (
+        f"the details are in {kept}; please report it with that file"
+        if kept
+        else "please report it"
+    )
+    return Unexpected(message, hint=hint)
+
+
+def _keep(bug: BaseException) -> Path | None:
+    import tempfile  # noqa: PLC0415 - only a crash pays for them
+    import traceback  # noqa: PLC0415
+
+    from zaibei.kernel.clock import SystemClock  # noqa: PLC0415
+    from zaibei.kernel.state import state_dir, write_atomic  # noqa: PLC0415
+
+    name = f"{SystemClock().now():%Y%m%dT%H%M%SZ}-{os.getpid()}.txt"
+    text = "".join(traceback.format_exception(bug))
+    for folder in (state_dir() / "crashes", Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            write_atomic(folder / name, text, mode=0o600)
+            return folder / name
+    return None
 
 
 class Lines:

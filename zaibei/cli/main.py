@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ _LOGS_ITSELF = ("backup",)
 
 
 _INTERRUPTED = 130
+_USAGE = 2
 
 
 def build(groups: Sequence[str] = GROUPS) -> "typer.Typer":
@@ -71,6 +73,12 @@ def run() -> None:
 
         interrupted()
         sys.exit(_INTERRUPTED)
+    except Exception as bug:  # noqa: BLE001 - the last one there is: no traceback reaches a person
+        from zaibei.cli.console import complain, unexpected  # noqa: PLC0415
+
+        error = unexpected(bug)
+        complain(error, error.exit_code)
+        sys.exit(error.exit_code)
 
 
 def _run() -> None:
@@ -79,6 +87,7 @@ def _run() -> None:
     from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
 
     streams.settle()
+    threading.excepthook = _in_a_thread
     # Imports and listings make many objects and hardly a cycle: looking for some every 700 took a tenth.
     gc.set_threshold(50_000, 20, 20)
     # numpy sorts here and multiplies nothing: a thread a core for that cost a tenth of a second at its import.
@@ -98,6 +107,10 @@ def _run() -> None:
             # Typer turns Ctrl-C into a bare exit code.
             if end.code == _INTERRUPTED:
                 raise KeyboardInterrupt from end
+            if end.code == _USAGE:
+                from zaibei.cli.console import refused_words  # noqa: PLC0415
+
+                refused_words(end.__context__)
             streams.finish()
             raise
     except ZaibeiError as error:
@@ -108,6 +121,16 @@ def _run() -> None:
     except BrokenPipeError:
         streams.let_go()
         sys.exit(1)
+
+
+def _in_a_thread(failed: "threading.ExceptHookArgs") -> None:
+    """The command goes on without the thread; who started it sees what that means."""
+    from zaibei.cli.console import talk, unexpected  # noqa: PLC0415
+
+    if failed.exc_value is not None:
+        error = unexpected(failed.exc_value)
+        name = failed.thread.name if failed.thread else "a thread"
+        talk.print(f"error: {name}: {error.message}\n{error.hints[0]}", markup=False, emoji=False)
 
 
 def __getattr__(name: str) -> "typer.Typer":

@@ -58,9 +58,11 @@ anything.
 | 1 | it is not: FAIL, damage that `backup verify` found, an alert that fires, faults that a linter found |
 | 3 | INVALID: the measurement cannot be trusted, whatever it measured |
 | 2, 4 to 9 | an error of the tree below; 2 is also a mistake in the command line |
+| 70 | a defect of zaibei: nothing is known of what was asked; the message names the file with the details |
 | 130 | interrupted |
 
-`zaibei backup` has a contract of its own for schedulers: 2 for a wrong request, 1 for every other error.
+`zaibei backup` has a contract of its own for schedulers: 2 for a wrong request, 70 for a defect, 1 for every other
+error.
 
 """
 

@@ -10,7 +10,8 @@
     ├── Unreachable             6   a store, member or site did not answer (retryable)
     ├── NoSpace                 7   a disk is full
     ├── Damage                  8   data is not what it was: checksum, signature, gap
-    └── ToolFailed              9   a program we started ended badly; its last words are in the message
+    ├── ToolFailed              9   a program we started ended badly; its last words are in the message
+    └── Unexpected             70   a defect of zaibei: nothing is known of what was asked; a file holds the details
 
 Messages are lower-case and without a full stop. They say what happened and to what; `hint` says what
 to do now. `retryable` says whether the same call may succeed later without anybody doing anything.
@@ -79,3 +80,9 @@ class Damage(ZaibeiError):
 
 class ToolFailed(ZaibeiError):
     exit_code = 9
+
+
+class Unexpected(ZaibeiError):
+    """EX_SOFTWARE: no exit code of a verdict, so that a crash is never read as one."""
+
+    exit_code = 70
