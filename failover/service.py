@@ -76,13 +76,19 @@ class Crowd:
         )
         if self.window is None or self.excused is None:
             return Bilingual(en, zh)
-        inside = self.excused.offered - self.excused.ok
-        until_s = self.window.until_s
+        inside, until_s = self.excused.offered - self.excused.ok, self.window.until_s
+        who, zh_who = (f"{inside} of them", f"其中 {inside} 人")
+        rest, zh_rest = (
+            f", {never - inside} before or after it",
+            f"，其余 {never - inside} 人在此之前或之后到来",
+        )
+        if inside == never:
+            who, zh_who, rest, zh_rest = "all of them", "他们", "", ""
         return Bilingual(
-            f"{en}; {inside} of them came during the outage (up to {until_s:.1f} s after the fault), which the"
-            f" objective allows, {never - inside} before or after it",
-            f"{zh}；其中 {inside} 人在目标所允许的中断时段内到来（故障后 {until_s:.1f} 秒以内），其余 {never - inside} 人在此之前或之后到来",
-        )  # fmt: skip
+            f"{en}; {who} came during the outage, up to {until_s:.1f} s after the fault, which the objective"
+            f" allows{rest}",
+            f"{zh}；{zh_who}都在目标所允许的中断时段内到来（故障后 {until_s:.1f} 秒以内）{zh_rest}",
+        )
 
 
 def window(

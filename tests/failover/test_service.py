@@ -45,6 +45,7 @@ def test_an_outage_within_the_objective_can_pass_and_its_unserved_citizens_are_n
     assert check(told, "service-slo")["passed"] is True
 
 
+@pytest.mark.attack
 def test_without_the_excuse_thirty_percent_unserved_are_no_pass(tmp_path: Path) -> None:
     made = drills.run(tmp_path, traffic={"outage": "judged"})
     verdict, told = drills.told(made)
@@ -77,6 +78,7 @@ def test_citizens_unserved_outside_the_outage_fail_the_drill(tmp_path: Path) -> 
     assert told["surge"]["judged"]["unserved"] > 300
 
 
+@pytest.mark.attack
 def test_harm_that_lag_cannot_make_is_fail_although_the_generator_was_late(tmp_path: Path) -> None:
     late = drills.run(tmp_path, served=_every_third_never, lag_s=0.4)
     verdict, told = drills.told(late)
@@ -146,6 +148,7 @@ def test_nobody_after_the_outage_is_no_measurement_of_the_service(tmp_path: Path
     assert "0 citizens came after the outage" in check(told, "service-slo")["detail"]
 
 
+@pytest.mark.attack
 def test_a_required_check_that_was_not_made_is_no_pass(tmp_path: Path) -> None:
     made = drills.run(tmp_path)
     made.surge = None
@@ -156,6 +159,7 @@ def test_a_required_check_that_was_not_made_is_no_pass(tmp_path: Path) -> None:
     assert "service-slo: did not run" in verdict.reasons
 
 
+@pytest.mark.attack
 def test_a_scenario_cannot_thin_the_required_checks(tmp_path: Path) -> None:
     declared = drills.stack(tmp_path)
     chosen = scenario.load("primary-crash")

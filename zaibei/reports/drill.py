@@ -4,9 +4,10 @@ A pack that does not verify has no report. Nothing is fetched, nothing is run: t
 ten years on a machine without a network.
 """
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,6 +22,9 @@ from zaibei.reports.words import word
 
 Language = Literal["zh", "en", "both"]
 VERDICTS = ("PASS", "FAIL", "INVALID")
+TABLE_MAX = 900  # seconds written out below the chart; a longer series is in the ledger
+_SERIES = ("ok", "info", "fail", "p50_ms", "p99_ms", "surge_offered", "surge_ok")
+_DRILL_ID = re.compile(r"[A-Za-z0-9-]{1,60}")
 
 
 def drill_report(
@@ -60,6 +64,7 @@ def render(found: Findings, lang: Language = "both") -> str:
     drill = next(d for d in found.roll.drills if d.drill_id == held.entry.statement.drill_id)
     denied = drill.denied
     verdict = recorded if recorded in VERDICTS else "UNKNOWN"
+    drill_id = held.text("drill_id") or ""
     page = Environment(
         loader=PackageLoader("zaibei.reports"),
         autoescape=True,
@@ -78,12 +83,19 @@ def render(found: Findings, lang: Language = "both") -> str:
         denied=denied,
         title=held.named("title"),
         figures=_figures(held),
-        topology=topology.picture(marks),
-        chart=charts.timeline(marks),
+        topology=topology.picture(held),
+        wide=charts.timeline(marks, charts.WIDE),
+        narrow=charts.timeline(marks, charts.NARROW),
+        described=charts.described(marks),
+        seconds=_seconds(held),
+        series=_SERIES,
         phases=list(charts.phases(held.get("phases_s"))),
+        checks=_checks(held),
         both=facts.both,
         word=word,
         run_id=run_id,
+        # What goes into a style sheet is not escaped: anything but a plain id is left out.
+        footer=drill_id if _DRILL_ID.fullmatch(drill_id) else "",
         short=lambda e: e.statement.predicate_type.removeprefix("urn:zaibei:").partition("/")[0],
     )
 
@@ -114,10 +126,40 @@ def _figures(held: Facts) -> list[dict[str, object]]:
             goal=goal,
             met=facts.met(objects, 0) if nothing else None,
         ),
+        card("unserved", "surge.unserved"),
+        card("surge_p99", "surge.p99_ms", "ms"),
         card("info", "info"),
         card("phantoms", "phantoms", met=facts.met(held.number("phantoms"), 0)),
-        card("surge_p99", "surge.p99_ms", "ms"),
-        card("wal_age", "backup.rpo_wal_s", "s"),
         card("restore_time", "backup.restore_s", "s"),
         card("failback_time", "failback.took_s", "s"),
     ]
+
+
+def _checks(held: Facts) -> list[dict[str, Any]]:
+    """Each check with its words in both languages, and whether the drill may not pass without it."""
+    required = set(map(str, held.items("required")))
+    found: list[dict[str, Any]] = []
+    for check in held.items("checks"):
+        if not isinstance(check, Mapping):
+            continue
+        name, title = check.get("name"), check.get("title")
+        found.append(
+            {
+                "code": name if isinstance(title, Mapping) and isinstance(name, str) else None,
+                "title": facts.both(title if isinstance(title, Mapping) else name),
+                "ran": check.get("ran"),
+                "passed": check.get("passed"),
+                "detail": facts.both(check.get("detail_i18n") or check.get("detail")),
+                "required": name in required,
+            }
+        )
+    return found
+
+
+def _seconds(held: Facts) -> list[tuple[int, float]]:
+    """Number and begin of each bin of the chart; none when there are too many to write out."""
+    bin_s, start = held.number("series.bin_s"), held.number("series.t0_s")
+    bins = max(len(held.series(name)) for name in _SERIES)
+    if not bin_s or bin_s <= 0 or start is None or bins > TABLE_MAX:
+        return []
+    return [(n, start + n * bin_s) for n in range(bins)]

@@ -54,8 +54,13 @@ class Facts:
 
     def named(self, path: str) -> dict[str, str]:
         """Text in both languages; one given language serves for both."""
-        found = self.get(path)
-        return both(found)
+        found = self.get(f"{path}_i18n")
+        return both(self.get(path) if found is None else found)
+
+    def texts(self, path: str) -> list[dict[str, str]]:
+        """A list of texts in both languages. Outcomes of an earlier version have one language only."""
+        found, plain = self.items(f"{path}_i18n"), self.items(path)
+        return [both(t) for t in (found if len(found) == len(plain) else plain)]
 
 
 def both(value: Any) -> dict[str, str]:

@@ -27,6 +27,10 @@ class Marks:
     def t(self, key: str) -> Markup:
         return self.say(word(key))
 
+    def plain(self, text: Mapping[str, str]) -> str:
+        """For a place that cannot switch, as a title inside an SVG: each wanted language after the other."""
+        return " / ".join(text[code] for code in self.languages)
+
     def svg(self, text: Mapping[str, str], x: float, y: float, style: str = "") -> Markup:
         """The same inside an SVG, one <text> for each language at one place."""
         return Markup("").join(
@@ -53,6 +57,17 @@ class Marks:
         return Markup(
             '<data class="m" value="{}" data-evidence="{}:{}" title="#{} {}">{}{}</data>{}'
         ).format(value, self.facts.index, path, self.facts.index, path, shown, suffix, self.mark())
+
+    def never(self) -> Markup:
+        """Not unknown: it was measured that it never came."""
+        return Markup('<b class="never">{}</b>{}').format(self.t("never"), self.mark())
+
+    def served_ms(self, path: str, unserved_share: float) -> Markup:
+        """A percentile over citizens: null is `never` when more than that share were never served."""
+        came, ok = self.facts.number("surge.offered"), self.facts.number("surge.ok")
+        if self.facts.number(path) is None and came and ok is not None:
+            return self.never() if (came - ok) / came > unserved_share else self.unknown()
+        return self.m(path, "ms")
 
     def s(self, path: str) -> Markup:
         """A recorded word."""

@@ -1,90 +1,67 @@
-"""The three sites as a picture: what failed, who wrote before, who writes now."""
+"""The declared sites as a picture: which failed, who wrote before, who writes now. Drawn from the outcome alone.
 
-from markupsafe import Markup
+An outcome of an earlier version does not record the sites; then there is no picture. One that was drawn
+all the same showed sites which do not exist.
+"""
 
-from zaibei.reports.marks import Marks
-from zaibei.reports.words import word
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-PLACES = {"site-a": (40.0, 78.0), "site-b": (290.0, 78.0), "site-c": (640.0, 78.0)}
-_W, _H = 200.0, 112.0
+from zaibei.reports.facts import Facts
+
+ROLES = ("production", "same-city", "remote", "witness")
 
 
-def picture(marks: Marks) -> Markup:
-    facts = marks.facts
-    failed = facts.text("fault.site")
-    kind = facts.text("fault.kind") or ""
-    on_link = "link" in kind or "partition" in kind
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    name: str
+    role: str | None  # of ROLES; None: not known
+    witness: bool
+    door: int | None  # place among the entries, from 1
+    failed: bool
+    wrote: bool  # before the fault
+    writes: bool  # after it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class City:
+    name: str | None
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    cities: tuple[City, ...]
+    moved: bool  # another site writes than before
+    cut: bool  # the fault is of the network, and the site itself is alive
+
+
+def picture(facts: Facts) -> Picture | None:
+    """None when the evidence does not say which sites there are."""
+    entry = [e for e in facts.items("topology.entry") if isinstance(e, str)]
     before, after = facts.text("writer.before.site"), facts.text("writer.after.site")
-    parts = [
-        Markup('<rect class="city" x="16" y="40" width="498" height="176" rx="14"/>'),
-        Markup('<rect class="city" x="616" y="40" width="248" height="176" rx="14"/>'),
-        marks.svg(word("city"), 30, 61, "small"),
-        marks.svg(word("remote"), 630, 61, "small"),
-    ]
-    cut = {failed} if on_link else set()
-    for one, other in (("site-a", "site-b"), ("site-b", "site-c")):
-        (x0, y), (x1, _) = PLACES[one], PLACES[other]
-        style = "cut" if cut & {one, other} else "wire"
-        parts.append(
-            Markup('<path class="{}" d="M{} {}H{}"/>').format(style, x0 + _W, y + _H / 2, x1)
-        )
-    if before in PLACES and after in PLACES and before != after:
-        x0, x1 = PLACES[before][0] + _W / 2, PLACES[after][0] + _W / 2
-        y = PLACES[before][1] + _H
-        parts.append(
-            Markup(
-                '<path class="moved" marker-end="url(#head)" d="M{} {}C{} {},{} {},{} {}"/>'
-            ).format(x0, y + 4, x0, y + 64, x1, y + 64, x1, y + 7)
-        )
-    for name, (x, y) in PLACES.items():
-        parts.append(_site(marks, name, x, y, failed=name == failed and not on_link))
-        parts.append(_writer(marks, name, x, y, before=name == before, after=name == after))
-    return Markup(
-        '<svg class="topology" viewBox="0 0 880 262" role="img" aria-label="{}"><defs>'
-        '<marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path class="head" d="M0 0L8 4L0 8Z"/></marker>'
-        '<pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<path class="hatch" d="M0 0V7"/></pattern></defs>{}</svg>'
-    ).format(word("topology")["en"], Markup("").join(parts))
-
-
-def _site(marks: Marks, name: str, x: float, y: float, *, failed: bool) -> Markup:
-    box = Markup('<rect class="site{}" x="{}" y="{}" width="{}" height="{}" rx="9"/>').format(
-        " down" if failed else "", x, y, _W, _H
-    )
-    parts = [box]
-    if failed:
-        parts.append(
-            Markup('<rect fill="url(#hatch)" x="{}" y="{}" width="{}" height="{}" rx="9"/>').format(
-                x, y, _W, _H
+    failed = facts.text("fault.site")
+    cities: dict[str | None, list[Site]] = {}
+    for site in facts.items("topology.sites"):
+        if not isinstance(site, Mapping) or not isinstance(site.get("name"), str):
+            continue
+        name, city, role = site["name"], site.get("city"), site.get("role")
+        cities.setdefault(city if isinstance(city, str) else None, []).append(
+            Site(
+                name=name,
+                role=role if role in ROLES else None,
+                witness=site.get("witness") is True,
+                door=entry.index(name) + 1 if name in entry else None,
+                failed=name == failed,
+                wrote=name == before,
+                writes=name == after,
             )
         )
-    parts += [
-        Markup('<text class="name" x="{}" y="{}">{}</text>').format(x + 16, y + 31, name),
-        marks.svg(word(name), x + 16, y + 52, "small"),
-    ]
-    if failed:
-        kind = marks.facts.text("fault.kind") or ""
-        told = {
-            k: f"{v}: {kind}" if k == "en" else f"{v}：{kind}" for k, v in word("failed").items()
-        }
-        parts.append(marks.svg(told, x + 16, y + 74, "small bad"))
-    return Markup("").join(parts)
-
-
-def _writer(marks: Marks, name: str, x: float, y: float, *, before: bool, after: bool) -> Markup:
-    if not before and not after:
-        return Markup("")
-    key, when = ("writer_after", "after") if after else ("writer_before", "before")
-    if before and after:
-        key = "writer"
-    epoch = marks.facts.number(f"writer.{when}.epoch")
-    number = "?" if epoch is None else f"{epoch:g}"
-    told = {
-        "zh": f"{word(key)['zh']} · 纪元 {number}",
-        "en": f"{word(key)['en']} · epoch {number}",
-    }
-    style = "now" if after else "then"
-    return Markup(
-        '<rect class="pill {}" x="{}" y="{}" width="{}" height="23" rx="11.5"/>{}'
-    ).format(style, x + 12, y + 82, 150, marks.svg(told, x + 24, y + 98, f"small {style}"))
+    if not cities:
+        return None
+    kind = facts.text("fault.kind") or ""
+    return Picture(
+        cities=tuple(City(name=n, sites=tuple(s)) for n, s in cities.items()),
+        moved=bool(before and after and before != after),
+        cut="link" in kind or "partition" in kind,
+    )
