@@ -196,7 +196,7 @@ class Forger:
         self, folder: Path, *, title: str = "t", packed_at: str = "2026-01-01T00:00:00Z"
     ) -> None:
         """A manifest that fits what lies in the folder now."""
-        head = note.parse_checkpoint(note.parse((folder / "log/checkpoint").read_bytes()).text)
+        head = self.desk.evidence.head()
         packing.seal(folder, head=head, title=title, packed_at=packed_at, key=self._log_key())
 
     def manifest(self, folder: Path, text: bytes) -> None:
