@@ -47,10 +47,7 @@ def service_of(scenario: Scenario, stack: Stack) -> Service | None:
 
 def required(scenario: Scenario, stack: Stack) -> tuple[str, ...]:
     """Raises Usage when it cannot be decided whose objective the surge is held to."""
-    surge = scenario.traffic.surge is not None
-    names = list(required_of(surge=surge))
-    if surge:
-        names.append("surge-expectation")
+    names = list(required_of(surge=scenario.traffic.surge is not None))
     if service_of(scenario, stack) is not None:
         names.append("service-slo")
     return tuple(names)

@@ -25,6 +25,7 @@ from zaibei.kernel.state import sole
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+_OF_THE_SERVICE = ("surge-expectation", "service-slo")
 _CONTRACT = {
     "drill_id", "scenario", "seed", "verdict", "reasons", "rto_first_s", "rto_stable_s", "phases_s",
     "acked", "lost", "info", "phantoms", "backup", "evidence_pack", "report",
@@ -143,11 +144,16 @@ def test_the_production_site_loses_its_power_and_no_acknowledged_write_is_lost(c
     # A machine that is busy with other things makes the instruments late, and then INVALID is the honest
     # verdict. It is not a defect of the product; a FAIL, or any other doubt, is.
     late = [r for r in result["reasons"] if "late" in r or "host was overloaded" in r]
+    if late:  # and then the service is slow too, which is not held against it
+        late += [r for r in result["reasons"] if r.startswith(_OF_THE_SERVICE)]
     assert result["verdict"] in ("PASS", "INVALID"), result["reasons"]
-    assert result["reasons"] == late, done.stderr
+    assert sorted(result["reasons"]) == sorted(late), done.stderr
     assert done.returncode == {"PASS": 0, "INVALID": 3}[result["verdict"]]
-    unheld = [c for c in result["checks"] if not c["passed"] and c["name"] != "surge-generator"]
-    assert unheld == []
+    may_fail = ("surge-generator", *_OF_THE_SERVICE) if late else ()
+    assert [c for c in result["checks"] if not c["passed"] and c["name"] not in may_fail] == []
+    assert {c["name"] for c in result["checks"]} >= set(result["required"]) > set(_OF_THE_SERVICE)
+    surge = result["surge"]
+    assert f"{surge['unserved']} of {surge['offered']} citizens" in result["summary"][0]["en"]
     assert set(result) >= _CONTRACT
     assert result["seed"] == 7
     assert result["acked"] > 200

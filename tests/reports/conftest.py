@@ -18,7 +18,7 @@ CHECKED = {
     "ledger-whole": "每笔已确认的写入都有记录", "takeover": "site-b 接管写入，纪元 7", "backup-committed": "两个保管库都有完整快照",
     "restore-verified": "洁净室恢复后与账本逐笔一致", "replicas-agree": "各副本逐表一致", "objects-converged": "对象两地一致",
     "failback": "主写回到 site-a", "nothing-left": "演练后无残留规则、挂载与进程", "negative-control": "对照组被识别",
-    "surge-generator": "访客按计划到达",
+    "surge-generator": "访客按计划到达", "surge-expectation": "市民请求达到要求",
 }  # fmt: skip
 DRILL = "drill-20261122T041730Z-7k2m9p"
 

@@ -390,7 +390,7 @@ facts_of() {
     }
     needed = "ledger-whole takeover backup-committed restore-verified replicas-agree objects-converged" \
       " failback nothing-left negative-control"
-    if (T[P "surge"] != "" || ((P "surge") in V && V[P "surge"] != "null")) needed = needed " surge-generator"
+    if (T[P "surge"] != "" || ((P "surge") in V && V[P "surge"] != "null")) needed = needed " surge-generator surge-expectation"
     split(needed, got, " ")
     for (i in got) if (!(("\"" got[i] "\"") in listed)) return 1
     j = 0
