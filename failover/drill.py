@@ -18,7 +18,7 @@ from typing import Any
 from backup import job, status
 from backup.receiver import WalArchiver
 from backup.repository import Repository
-from failover import aftermath, ground, outcome, readback, service
+from failover import aftermath, announced, ground, outcome, raw, readback, service, who
 from failover.check import Findings, check
 from failover.clients import Rates
 from failover.clients.alone import ClientPlan, Clients
@@ -29,7 +29,7 @@ from failover.measure import Measures, measure, series
 from failover.observe import Watch
 from failover.required import required, service_of
 from failover.scenario import Scenario
-from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
+from failover.verdict import CheckResult, Ruling, Verdict, bounds_of, judge, ledger_whole
 from infra.faults import deadman, journal, trace
 from infra.faults.model import Injected
 from infra.lab import cgroup, preflight
@@ -39,6 +39,7 @@ from infra.sites import StackAccess
 from loadtest import run as surge_run
 from loadtest import scenario as surge_scenario
 from loadtest.results import SurgeResult
+from zaibei import config
 from zaibei.config.model import Objective, Role, Stack
 from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
 from zaibei.kernel.bilingual import Bilingual, joined
@@ -54,10 +55,6 @@ _STABLE_WINDOW = timedelta(seconds=5)
 _SETTLE = timedelta(seconds=60)
 _LOOK_EVERY = timedelta(seconds=1)
 _BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
-# Three sites, the clients and the load share the lab's cores; beyond this a time is the host's and not
-# the stack's (PSI cpu some, avg10).
-_CPU_SOME_PCT = 90.0
-_LATE_SHARE = 60  # one late write may blur an RTO by a sixtieth of its objective, no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +95,7 @@ class Run:
     surge_start_s: float | None = None  # monotonic: second 0 of the surge
     crowd: service.Crowd | None = None  # what the surge's citizens met, judged
     watch: Watch | None = None
+    run_by: dict[str, Any] = field(default_factory=dict)
     findings: Findings | None = None
     measures: Measures | None = None
     epochs: dict[str, tuple[str, int | None]] = field(default_factory=dict)
@@ -149,6 +147,11 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
     """
     objective = asked.scenario.objective(asked.stack)
     needed = required(asked.scenario, asked.stack)
+    if where := config.why_not_public(asked.stack):
+        raise Refused(
+            f"{where} looks like a secret, and the stack goes into the pack",
+            hint="name a file, a variable or a program that holds it: secrets: in stack.yaml",
+        )
     with sole(lock(), what="a drill"), ExitStack() as ending:
         if asked.prepare:
             preflight.check(state_dir())  # what cannot even begin leaves nothing to take down
@@ -174,10 +177,14 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             started_at=_stamp(clock), writer=ground.site_of(asked.stack, Role.PRODUCTION),
             survivor=ground.site_of(asked.stack, Role.SAME_CITY),
             remote=ground.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
+            run_by=who.ran_by(asked.stack),
         )  # fmt: skip
         run.folder.mkdir(parents=True)
+        artefacts = run.folder / "artefacts"
+        artefacts.mkdir()
+        files = announced.announce(run, artefacts)
         evidence = Evidence.open(default_dir(), clock)
-        intent = evidence.record(Kind.INTENT, outcome.intent(run))
+        intent = evidence.record(Kind.INTENT, announced.intent(run), subject=files)
         ending.enter_context(_shown_to_monitors(run))
         try:
             _make_happen(run)
@@ -375,6 +382,7 @@ def _read_back(run: Run) -> None:
     rows = list(readback.writer_rows(run.access, prefix=run.prefix))
     store = ground.business_store(run.access, run.survivor, ground.OBJECTS)
     kept = list(readback.objects(store, prefix=run.prefix))
+    raw.write_readback(run.folder / raw.READBACK, run.drill_id, rows, kept)
     run.findings = check(reader.ops(), rows, kept, prefix=run.prefix)
     run.checks.append(ledger_whole(reader.ending))
     assert run.watch is not None
@@ -426,19 +434,19 @@ def _judge(run: Run) -> Verdict:
     return judge(
         run.findings, run.measures, run.objective, run.checks, required=run.required,
         host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
-        bounds=Bounds(host_cpu_some_pct=_CPU_SOME_PCT, lag_max=run.objective.rto / _LATE_SHARE),
+        bounds=bounds_of(run.objective),
     )  # fmt: skip
 
 
 def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry) -> Finished:
     run.progress.step("signing the outcome and packing the evidence")
     artefacts = run.folder / "artefacts"
-    artefacts.mkdir()
     named = outcome.artefacts(run, artefacts)
     result = outcome.result(run, verdict, named, series=list(series(
         Reader(run.ledger_file).ops(), fault_s=run.injected.acknowledged_s if run.injected else 0.0
     )))  # fmt: skip
-    entry = evidence.record(Kind.OUTCOME, result, subject=[artefacts / n["name"] for n in named])
+    kept = [artefacts / n.name for n in named if n.sha256]
+    entry = evidence.record(Kind.OUTCOME, result, subject=kept)
     packed = pack(
         evidence, entries=[intent.index, entry.index], artefacts_dir=artefacts,
         dest=run.folder / "pack", title=f"{run.asked.scenario.title.en} · {run.drill_id}",

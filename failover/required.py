@@ -47,7 +47,12 @@ def service_of(scenario: Scenario, stack: Stack) -> Service | None:
 
 def required(scenario: Scenario, stack: Stack) -> tuple[str, ...]:
     """Raises Usage when it cannot be decided whose objective the surge is held to."""
+    return needed(scenario, held_to_service=service_of(scenario, stack) is not None)
+
+
+def needed(scenario: Scenario, *, held_to_service: bool) -> tuple[str, ...]:
+    """By name: the same again from the plan and the stack in a pack."""
     names = list(required_of(surge=scenario.traffic.surge is not None))
-    if service_of(scenario, stack) is not None:
+    if held_to_service:
         names.append("service-slo")
     return tuple(names)

@@ -19,7 +19,8 @@ _FOLDER = "scenarios"
 
 
 def _read_duration(value: Any) -> Any:
-    return duration(value) if isinstance(value, str) else value
+    """`12s` as people write it; PT12S as a plan in a pack has it, which pydantic reads."""
+    return duration(value) if isinstance(value, str) and not value.startswith("P") else value
 
 
 Duration = Annotated[timedelta, BeforeValidator(_read_duration)]

@@ -50,6 +50,17 @@ class Bounds:
     host_cpu_some_pct: float = 60.0  # PSI cpu some avg10, the largest seen
 
 
+# Three sites, the clients and the load share the lab's cores; beyond this a time is the host's and not
+# the stack's (PSI cpu some, avg10).
+_LAB_CPU_SOME_PCT = 90.0
+_LATE_SHARE = 60  # one late write may blur an RTO by a sixtieth of its objective, no more
+
+
+def bounds_of(objective: Objective) -> Bounds:
+    """Of a drill; the same again when its pack is judged."""
+    return Bounds(host_cpu_some_pct=_LAB_CPU_SOME_PCT, lag_max=objective.rto / _LATE_SHARE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     ruling: Ruling

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.attack
 
 def listed(text: str) -> list[str]:
     words = ("drill ", "schedule ", "note: schedule", "note: cosigned", "note: no witness")
-    return sorted(line for line in text.splitlines() if line.startswith(words))
+    lacks = ": not in this pack: "
+    return sorted(line for line in text.splitlines() if line.startswith(words) or lacks in line)
 
 
 def by_both(pack: Path, *flags: str) -> list[str]:

@@ -128,7 +128,7 @@ def _not_run(told: dict[str, Any]) -> None:
         (lambda told: told.update(checks=told["checks"][:1]), "required check is absent: failback"),
         (lambda told: told.pop("required"), "list of required checks is absent"),
         (lambda told: told.update(required=["failback"]), "list of required checks is absent"),
-        (lambda told: told["required"].append("another"), "not the one that was announced"),
+        (lambda told: told["required"].append("another"), "required is not what was announced"),
         (lambda told: told.update(artefacts=[]), "not those it was signed with"),
         (lambda told: told["objective"].update(rto_s=None), "no objective for time"),
         (lambda told: told["objective"].update(rpo_s=None), "no objective for loss"),

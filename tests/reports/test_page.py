@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from failover import outcome
+from failover import announced
 from tests.failover import drills
 from zaibei.config import load
 from zaibei.evidence import Evidence, Kind, pack, verify
@@ -49,7 +49,7 @@ def _verified(root: Path, spoil: Callable[[dict[str, Any]], None] | None, how: d
     if spoil is not None:
         spoil(told)
     evidence = Evidence.open(root / "evidence", SimClock())
-    intent = evidence.record(Kind.INTENT, outcome.intent(run))
+    intent = evidence.record(Kind.INTENT, announced.intent(run))
     entry = evidence.record(Kind.OUTCOME, told, subject=[ledger])
     found = verify(
         pack(

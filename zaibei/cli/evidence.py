@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zaibei.cli.console import emit
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Invalid
 
 if TYPE_CHECKING:  # cryptography is slow to import, and `zaibei --help` needs none of it
+    from failover.rejudge import Rejudged
     from zaibei.evidence import Entry, Evidence, Findings
 
 app = typer.Typer(no_args_is_help=True, help="Signed statements that anybody can check.")
 
+_CELL_MAX = 60  # of a table; --json has it whole
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Where = Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence.")]
 Trusted = Annotated[
@@ -117,6 +119,45 @@ def verify(
 
 
 @app.command()
+def judge(pack: Path, *, fingerprint: Trusted = None, json: Json = False) -> None:
+    """Recompute the verdict from the raw data in a pack. Ends with 0 when all agrees, 8 when a field
+    differs, 3 when it cannot be recomputed.
+    """
+    from failover.rejudge import rejudge
+    from zaibei.evidence import verify as check
+    from zaibei.evidence.archive import unpacked
+
+    with unpacked(pack) as folder:
+        found = check(folder, trusted_fingerprints=fingerprint or None)
+        if not found.ok:
+            raise Damage(f"{pack} does not verify: {found.problems[0]}", hint=found.problems[1:])
+        judged = rejudge(folder, found.entries)
+    if json:
+        emit(
+            {
+                "ok": judged.ok,
+                "drill_id": judged.drill_id,
+                "verdict": judged.recorded,
+                "fields": [asdict(line) | {"agrees": line.agrees} for line in judged.lines],
+                "not_recomputable": judged.missing,
+                "denied": judged.denied,
+            }
+        )
+        raise typer.Exit(_judged_code(judged))
+    _tell_judged(judged)
+    for text in judged.denied:
+        print(f"note: recorded as PASS: {text}")
+    if judged.differing:
+        names = ", ".join(line.name for line in judged.differing)
+        raise Damage(f"{judged.drill_id}: the raw data in the pack do not give {names}")
+    if judged.missing:
+        raise Invalid(f"{judged.drill_id}: not recomputable: {'; '.join(judged.missing)}")
+    if judged.denied:
+        raise Damage(f"{judged.drill_id}: recorded as PASS: {judged.denied[0]}")
+    print(f"{judged.recorded}  {judged.drill_id}: every field follows from the raw data")
+
+
+@app.command()
 def report(
     pack: Path,
     *,
@@ -140,6 +181,34 @@ def _open(directory: Path | None) -> "Evidence":
     from zaibei.kernel.clock import SystemClock
 
     return Evidence.existing(directory or default_dir(), SystemClock())
+
+
+def _judged_code(judged: "Rejudged") -> int:
+    if judged.ok:
+        return 0
+    only_missing = judged.missing and not judged.differing
+    return Invalid.exit_code if only_missing else Damage.exit_code
+
+
+def _tell_judged(judged: "Rejudged") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from zaibei.cli.console import show as print_table
+
+    table = Table("field", "recorded", "recomputed", "")
+    for line in judged.lines:
+        again = f"not recomputable: {line.why_not}" if line.why_not else _short(line.recomputed)
+        mark = {True: "agrees", False: "DIFFERS", None: "–"}[line.agrees]
+        # Text and not markup: what stands in a pack must not draw on the terminal.
+        table.add_row(*map(Text, (line.name, _short(line.recorded), again, mark)))
+    print_table(table)
+
+
+def _short(value: object) -> str:
+    text = "unknown" if value is None else str(value)
+    shown = text if len(text) <= _CELL_MAX else f"{text[: _CELL_MAX - 1]}…"
+    return shown.encode("unicode_escape").decode() if not shown.isprintable() else shown
 
 
 def _tell_keys(held: "Evidence", *, json: bool) -> None:

@@ -1,9 +1,10 @@
 """The declared stack: `load` turns stack.yaml into frozen dataclasses, or tells all its faults."""
 
+from zaibei.config._build import canonical
 from zaibei.config._explain import Explained, explain
 from zaibei.config._load import Checked, check, load
 from zaibei.config._schema import json_schema, reference
-from zaibei.config._secrets import reveal
+from zaibei.config._secrets import reveal, why_not_public
 from zaibei.config._templates import DEFAULT, TEMPLATES, sample
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "TEMPLATES",
     "Checked",
     "Explained",
+    "canonical",
     "check",
     "explain",
     "json_schema",
@@ -18,4 +20,5 @@ __all__ = [
     "reference",
     "reveal",
     "sample",
+    "why_not_public",
 ]

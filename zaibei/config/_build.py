@@ -117,9 +117,14 @@ def digest(stack: Stack) -> str:
     """sha256 over RFC 8785 JSON of everything but the digest. Defaults are in it: a release that
     changes one changes what was promised, and evidence must not bind to both under one name.
     """
+    return hashlib.sha256(canonical(stack)).hexdigest()
+
+
+def canonical(stack: Stack) -> bytes:
+    """The checked stack in the bytes that its digest is of: what a pack holds to show what was declared."""
     content = asdict(stack)
     del content["digest"]
-    return hashlib.sha256(rfc8785.dumps(_plain(content))).hexdigest()
+    return rfc8785.dumps(_plain(content))
 
 
 def _plain(value: Any) -> Any:

@@ -1,16 +1,22 @@
 """Fetching a secret from where the stack file says it is. What was fetched is never logged or kept."""
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from zaibei.config.model import SecretFrom, SecretRef
+from zaibei.config.model import SecretFrom, SecretRef, Stack
 from zaibei.kernel.errors import Missing, Refused
 from zaibei.kernel.process import run
 
 COMMAND_DEADLINE = timedelta(seconds=30)
 _OTHERS_MAY_READ = 0o004
+_WORD = r"(?:pass(?:word|wd|phrase)?|token|secret|api[-_]?key)"
+_LITERAL = re.compile(
+    rf"(?i){_WORD}\s*[=:]\s*\S|://[^/@\s]+:[^/@\s]+@|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+_FLAG = re.compile(rf"(?i)--?{_WORD}")
 
 
 def reveal(secret: SecretRef, *, env: Mapping[str, str] | None = None) -> str:
@@ -47,3 +53,18 @@ def _from_file(secret: SecretRef) -> str:
             return file.readline()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as why:
         raise Missing(f"secret {secret.name}: {path}: {why.strerror}") from why
+
+
+def why_not_public(stack: Stack) -> str | None:
+    """Which part of the stack looks like a secret itself; None when it may go into a pack.
+
+    The file refers to secrets and never holds them, but a command's arguments and a title are free
+    text. The text is not in the answer: that goes to a terminal and a log.
+    """
+    for secret in stack.secrets:
+        if any(_LITERAL.search(w) or _FLAG.fullmatch(w) for w in secret.where):
+            return f"the {secret.source.value} of secret {secret.name}"
+    texts = [("the title of the stack", stack.title)]
+    texts += [(f"the contact of {p.name}", p.contact or "") for p in stack.people]
+    texts += [(f"an endpoint of {s.name}", url) for s in stack.services for url in s.endpoints]
+    return next((where for where, text in texts if _LITERAL.search(text)), None)

@@ -24,6 +24,9 @@ REQUIRED = (
     "negative-control",
     *SURGE,
 )
+STACK, PLAN, READBACK = "stack.json", "plan.json", "readback.jsonl"
+# Fixed before the fault, and the same in intent and outcome.
+BOUND = ("hazard", "objective", "required", "run_by", "scenario", "seed", "stack", "started_at")
 LEDGER = ("ledger.jsonl", "ledger.jsonl.gz")
 _RTO = ("rto_first_s", "rto_stable_s")
 _NONE_OF = {  # a count that must be there and be 0, with what it means when it is not
@@ -51,8 +54,9 @@ def contradictions(outcome: Statement, intent: Statement | None = None) -> list[
     found = [
         *_losses(said),
         *_times(said),
-        *_checks(said, None if intent is None else intent.predicate),
+        *_checks(said),
         *_artefacts(outcome),
+        *(_announced(said, intent) if intent is not None else ()),
     ]
     return [{"zh": zh, "en": en} for zh, en in found]
 
@@ -115,7 +119,7 @@ def _times(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _checks(said: Mapping[str, Any], intent: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _checks(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     control = said.get("negative_control")
     if not isinstance(control, Mapping) or control.get("condemned") is not True:
@@ -135,13 +139,6 @@ def _checks(said: Mapping[str, Any], intent: Mapping[str, Any] | None) -> list[t
     if not isinstance(listed, list) or set(needed) - set(map(str, listed)):
         found.append(
             ("没有记录完整的必需检查清单", "the list of required checks is absent or not whole")
-        )
-    elif intent is not None and intent.get("required") != listed:
-        found.append(
-            (
-                "必需检查清单与演练前宣布的不同",
-                "the list of required checks is not the one that was announced",
-            )
         )
     wanted = [*needed, *map(str, listed)] if isinstance(listed, list) else needed
     found += [
@@ -176,6 +173,34 @@ def _artefacts(outcome: Statement) -> list[tuple[str, str]]:
             )
         ]
     return []
+
+
+def _announced(said: Mapping[str, Any], intent: Statement) -> list[tuple[str, str]]:
+    """What was fixed before the fault is still that, and the files of the intent are the ones it names."""
+    found = [
+        (f"{key} 与演练前宣布的不同", f"{key} is not what was announced")
+        if key in said
+        else (f"{key} 已宣布而没有记录", f"{key} was announced and is not recorded")
+        for key in BOUND
+        if key in intent.predicate and intent.predicate[key] != said.get(key)
+    ]
+    subjects = {s.name: s.sha256 for s in intent.subject}
+    stack = intent.predicate.get("stack")
+    digest = stack.get("digest") if isinstance(stack, Mapping) else None
+    for name, named in ((STACK, digest), (PLAN, intent.predicate.get("plan_sha256"))):
+        if name in subjects and subjects[name] != named:
+            found.append(
+                (f"{name} 不是所宣布的那一份", f"{name} is not the one that was announced")
+            )
+    return found
+
+
+def left_out(outcome: Statement, intent: Statement | None) -> list[str]:
+    """Raw data that a drill of this version puts into its pack and this one has not: a note."""
+    there = {s.name.removesuffix(".gz") for s in outcome.subject}
+    announced = {s.name for s in intent.subject} if intent is not None else set()
+    wanted = [(STACK, announced), (PLAN, announced), (LEDGER[0], there), (READBACK, there)]
+    return [name for name, held in wanted if name not in held]
 
 
 def _number(said: Mapping[str, Any], *path: str) -> float | None:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from zaibei.evidence.kinds import Kind
-from zaibei.evidence.pass_rules import contradictions
+from zaibei.evidence.pass_rules import contradictions, left_out
 from zaibei.evidence.record import Entry
 from zaibei.evidence.statement import RECORDED_AT
 
@@ -90,6 +90,16 @@ def call_roll(logged: Sequence[Entry], *, chosen: frozenset[int], as_of: str) ->
             notes.append(f"schedule {entry.index}: not in a form that can be compared; read it")
             continue
         due += (_answered(entry.index, name, by, logged, now=now) for name, by in items)
+    intents = {
+        e.statement.drill_id: e.statement
+        for e in logged
+        if e.statement.predicate_type == Kind.INTENT
+    }
+    for entry in logged:
+        said = entry.statement
+        if entry.index in chosen and said.predicate_type == Kind.OUTCOME:
+            lacks = left_out(said, intents.get(said.drill_id))
+            notes += [f"{said.drill_id}: not in this pack: {name}" for name in lacks]
     return Roll(drills=_drills(logged, chosen), due=tuple(due), notes=tuple(notes))
 
 

@@ -357,7 +357,8 @@ facts_of() {
       V[path] = substr(s, at, RLENGTH)
       at += RLENGTH
     }
-    if (path == P "required" || index(path, P "due" SEP) == 1) RAW[path] = substr(s, from, at - from)
+    # In canonical JSON two values are the same when their text is.
+    if (split(path, levels, SEP) <= 3) RAW[path] = substr(s, from, at - from)
   }
   function number(name) { return (P name) in V && V[P name] ~ /^-?[0-9]/ }
   function amount(name) { return V[P name] + 0 }
@@ -429,7 +430,15 @@ facts_of() {
     print "verdict\t" verdict
     print "scenario\t" V[P "scenario"]
     print "stamp\t" V[P "recorded_at"]
-    print "required\t" RAW[P "required"]
+    split("hazard objective required run_by scenario seed stack started_at", bound, " ")
+    for (i = 1; i in bound; i++) if ((P bound[i]) in RAW) print "bound\t" bound[i] "\t" RAW[P bound[i]]
+    digest = V[P "stack" SEP "digest"]
+    for (i = 0; i < N["subject"]; i++) {
+      name = V["subject" SEP i SEP "name"]
+      named = name == "\"stack.json\"" ? digest : name == "\"plan.json\"" ? V[P "plan_sha256"] : "-"
+      gsub(/"/, "", name)
+      print "subject\t" name "\t" (named == "-" || named == V["subject" SEP i SEP "digest" SEP "sha256"])
+    }
     if (verdict == "PASS" && unfit()) print "denied\t1"
     if (T[P "due"] != "[") print "due\t!"
     for (i = 0; i < N[P "due"]; i++) print "due\t" RAW[P "due" SEP i]
@@ -482,11 +491,21 @@ list_drills() {
     }
     return name " by " by ": " (substr(now, 1, n) > substr(by, 1, n) ? "overdue" : "due")
   }
+  # announced: nothing that was fixed before the fault is another thing in the outcome
+  function announced_otherwise(before, after,    i) {
+    for (i in bound) {
+      split(i, key, SUBSEP)
+      if (key[1] == before && bound[i] != bound[after, key[2]]) return 1
+    }
+    return unfit[before]
+  }
+  function lacks(j, name) { if (!((j, name) in held) && !((j, name ".gz") in held)) print "note: " drill[j] ": not in this pack: " name }
   BEGIN { now = packed }
   $1 == "entry" { count++; entry[count] = $2; kind[count] = $3; drill[count] = $4; chosen[count] = $5 }
   $1 == "verdict" { verdict[count] = $2 }
   $1 == "scenario" { scenario[count] = $2 }
-  $1 == "required" { required[count] = $2 }
+  $1 == "bound" { bound[count, $2] = $3 }
+  $1 == "subject" { held[count, $2] = 1; if (kind[count] == "intent" && !$3) unfit[count] = 1 }
   $1 == "stamp" { stamp[count] = plain($2); later(stamp[count]) }
   $1 == "denied" { denied[count] = 1 }
   $1 == "due" { item[count, ++items[count]] = $2 }
@@ -502,8 +521,14 @@ list_drills() {
       word = verdict[j]
       if (kind[j] == "intent") word = "no end in this log"
       if (kind[j] == "aborted") word = "aborted"
-      if (word == "PASS" && (denied[j] || required[j] != required[intent])) word = "INVALID, recorded as PASS"
+      if (word == "PASS" && (denied[j] || announced_otherwise(intent, j))) word = "INVALID, recorded as PASS"
       print "drill " drill[j] ": " word (chosen[j] ? "" : " (not chosen)")
+      if (kind[j] == "drill" && chosen[j]) {
+        lacks(intent, "stack.json")
+        lacks(intent, "plan.json")
+        lacks(j, "ledger.jsonl")
+        lacks(j, "readback.jsonl")
+      }
     }
     if (!schedules) print "note: schedule: none"
     for (j = 1; j <= count; j++) {
