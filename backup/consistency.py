@@ -17,13 +17,14 @@ import psycopg
 from backup import points, wal
 from backup.compare import TableFacts, databases, table_facts
 from backup.fanout import Fanout, Outcome
+from backup.moment import why_not_from
 from backup.postgres import KIND as POSTGRES
 from backup.postgres import wal_needed_from
 from backup.repository import Repository
 from backup.roomchecks import Check
 from backup.route import parse_history, route
 from backup.snapshot import Content, Snapshot
-from backup.target import Recovered
+from backup.target import Recovered, Target
 from backup.writer import Writer
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused, Unreachable, Usage, ZaibeiError
@@ -172,13 +173,13 @@ def commit_points(
 
 def newest_base(repo: Repository, one: Mark) -> Snapshot:
     """The newest base backup of this cluster that was consistent before the point. Raises Refused."""
+    target = Target(how="lsn", value=one.lsn, timeline=one.timeline)
     for snapshot in reversed(repo.snapshots()):
-        facts = snapshot.content.facts
+        content = snapshot.content
         if (
-            snapshot.content.kind == POSTGRES
-            and snapshot.content.complete
-            and facts.get("system_identifier") == str(one.system)
-            and wal.lsn(str(facts["stop_lsn"])) <= wal.lsn(one.lsn)
+            (content.kind, content.complete) == (POSTGRES, True)
+            and content.facts.get("system_identifier") == str(one.system)
+            and why_not_from(snapshot, target) is None
         ):
             return snapshot
     raise Refused(
@@ -190,8 +191,7 @@ def newest_base(repo: Repository, one: Mark) -> Snapshot:
 def why_not_recoverable(
     repo: Repository, base: Snapshot, one: Mark, *, items: Sequence[wal.Item] | None = None
 ) -> str | None:
-    """Why recovery from this base would not reach the point with what the vault holds now; `items`: as it was
-    listed already."""
+    """Why recovery from this base would not reach the point with what the vault holds now, or held in `items`."""
     needed = wal_needed_from(base)
     assert needed is not None, "a base backup is a database's"
     archive = wal.Archive(repo, one.system)
@@ -218,8 +218,8 @@ def why_not_recoverable(
 def point_of(snapshot: Snapshot) -> Point:
     """Raises Damage for what is not a point's facts."""
     facts = snapshot.content.facts
+    counted = facts.get("counted")
     try:
-        counted = facts.get("counted")
         return Point(
             mark=Mark(
                 name=facts["name"],

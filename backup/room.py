@@ -20,7 +20,7 @@ from typing import Final
 
 import psycopg
 
-from backup import wal
+from backup import moment, wal
 from backup.errors import WalGap
 from backup.fetch import fetch_wal
 from backup.mask.apply import Masked, Masking, mask_room
@@ -32,7 +32,7 @@ from backup.roomchecks import Check, checksums, no_checksums, verified
 from backup.roomchecks import amcheck as amcheck_
 from backup.settle import open_doors, settle
 from backup.snapshot import Snapshot
-from backup.target import Action, Recovered, Target, stopped
+from backup.target import Action, Recovered, Target, last_completed, stopped, strayed
 from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Missing, ToolFailed, Usage, ZaibeiError
@@ -55,6 +55,7 @@ SELECT pg_current_wal_lsn()::text, ('x' || substr(pg_walfile_name(pg_current_wal
 """
 _SOCKET_PATH_MAX = 90
 # How PostgreSQL says that the log ended before it was where it had to be.
+_TOO_EARLY = "requested recovery stop point is before consistent recovery point"
 _TOO_SHORT = (
     "recovery ended before configured recovery target was reached",
     "WAL ends before",
@@ -155,6 +156,7 @@ def restore_database(
         raise Usage(f"snapshot {snapshot.sequence} holds {snapshot.content.kind}, not postgres")
     if len(str(into)) > _SOCKET_PATH_MAX:
         raise Usage(f"{into}: too long a path for a socket", hint="restore under a shorter one")
+    moment.demand(repo, snapshot, target, now=clock.now())
     begun = clock.monotonic()
     room = Room(directory=into, snapshot=snapshot, target=target)
     archive = into / "archive"
@@ -288,6 +290,12 @@ def _why_not_through(room: Room, child: "subprocess.Popen[bytes]") -> str | None
 def _ended(room: Room) -> ZaibeiError:
     """PostgreSQL's own judgement is what counts: a target it did not reach is never a success."""
     said = _tail(room.log)
+    if _TOO_EARLY in said:
+        return Usage(
+            f"recovery to {room.target}: the target is before the end of the backup, snapshot"
+            f" {room.snapshot.sequence}",
+            hint="take an older snapshot: zaibei backup list shows when each ended",
+        )
     short = next((why for why in _TOO_SHORT if why in said), None)
     if short is None:
         return ToolFailed(f"postgres ended in recovery: {said}")
@@ -297,9 +305,14 @@ def _ended(room: Room) -> ZaibeiError:
             f"recovery to {what}: {short}: {room.hole}",
             hint="restore from the other vault, or to a target before the gap",
         )
+    last = last_completed(said)
     return Damage(
-        f"recovery to {what}: {short}: the vault's log does not hold it",
-        hint="is the target right, and later than the backup? the other vault may hold more",
+        f"recovery to {what}: {short}: the vault's log does not hold it"
+        + (f": its last commit is of {last}" if last else ""),
+        hint=(
+            "is the target right, and later than the backup? the other vault may hold more",
+            "--to latest goes as far as the log does",
+        ),
     )
 
 
@@ -325,6 +338,13 @@ def _account_of(room: Room) -> Check:
     at = "none after the backup began" if done.last_commit is None else done.last_commit.isoformat()
     how = "promoted" if done.promoted else "paused, read-only,"
     detail = f"{how} at {done.lsn} of timeline {done.timeline}; last commit: {at}"
+    backup_end = wal.lsn(str(room.snapshot.content.facts["stop_lsn"]))
+    if (why := strayed(room.target, done, until=backup_end)) is not None:
+        return Check(name="recovery", passed=False, detail=f"{detail}: not {room.target}: {why}")
+    if room.target.at is not None and done.last_commit is None:
+        # Two clocks are compared, the host's that took the backup and the server's that wrote the commits.
+        detail += "; right if nothing was committed between the end of the backup and the target"
+        return Check(name="recovery", passed=None, detail=detail, needed=False)
     return Check(name="recovery", passed=True, detail=detail)
 
 

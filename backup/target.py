@@ -8,6 +8,7 @@ from enum import StrEnum
 from backup import wal
 from zaibei.kernel.errors import Usage
 
+_LAST = re.compile(r"last completed transaction was at log time (.+)")
 _STOPPED = re.compile(r"LOG:\s+(recovery stopping (?:before|after|at) .+)")
 
 
@@ -56,11 +57,16 @@ class Target:
             raise Usage(f"not a time with an offset: {value!r}", hint="2026-11-22T04:00:00Z")
         return cls(how=how, value=value, timeline=timeline, action=action)
 
+    @property
+    def at(self) -> datetime | None:
+        """Of a time, which one."""
+        return _aware(self.value) if self.how == "time" else None
+
     def settings(self) -> dict[str, str]:
         if self.how == "latest":
             return {}
         value = self.value
-        if self.how == "time" and (at := _aware(value)) is not None:
+        if (at := self.at) is not None:
             # PostgreSQL 15 and before refuse the Z of ISO 8601, and no version knows all its other forms.
             value = at.isoformat(sep=" ")
         return {
@@ -92,6 +98,29 @@ def stopped(log: str) -> str | None:
     """Why recovery stopped, in PostgreSQL's words."""
     found = _STOPPED.search(log)
     return found[1].strip() if found else None
+
+
+def last_completed(log: str) -> str | None:
+    """When the last transaction that the log holds was, in PostgreSQL's words: it says so when a log ends early."""
+    found = _LAST.search(log)
+    return found[1].strip() if found else None
+
+
+def strayed(target: Target, done: Recovered, *, until: int | None = None) -> str | None:
+    """Why what came of the recovery is not the target; None: it is. Pure. `until`: where the backup ended."""
+    if target.how == "latest":
+        return None
+    if done.stopped is None and done.promoted:
+        return "recovery ended, and not at the target"
+    if target.at is not None and done.last_commit is not None and done.last_commit > target.at:
+        return f"a commit of {done.last_commit.isoformat()} is in it"
+    if target.how == "lsn" and wal.lsn(done.lsn) < wal.lsn(target.value):
+        return f"recovery stopped at {done.lsn}"
+    if target.how == "name" and done.stopped and f'"{target.value}"' not in done.stopped:
+        return f"the server says: {done.stopped}"
+    if until is not None and wal.lsn(done.lsn) < until:
+        return f"recovery stopped at {done.lsn}, before the end of the backup"
+    return None
 
 
 def _aware(text: str) -> datetime | None:

@@ -35,6 +35,7 @@ PAGE_BYTES: Final = 8192
 _PER_LOG: Final = (1 << 32) // SEGMENT_BYTES
 _PAYLOAD = struct.Struct(">BIII")  # encoding, offset, raw, stored
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
+_LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 _HEADER = struct.Struct("<HHIQI4xQII")  # XLogLongPageHeaderData: magic, info, …, system, sizes
 _LONG_HEADER = 0x0002
@@ -94,13 +95,10 @@ def system_of(segment: bytes) -> int | None:
 
 def lsn(text: str) -> int:
     """`0/3000028` as a number."""
-    high, slash, low = text.partition("/")
-    try:
-        if not slash:
-            raise ValueError("no slash")
-        return int(high, 16) << 32 | int(low, 16)
-    except ValueError as bad:
-        raise Usage(f"not an LSN: {text!r}", hint="written as 0/3000028") from bad
+    if _LSN.fullmatch(text) is None:
+        raise Usage(f"not an LSN: {text!r}", hint="written as 0/3000028")
+    high, _, low = text.partition("/")
+    return int(high, 16) << 32 | int(low, 16)
 
 
 def say_lsn(value: int) -> str:

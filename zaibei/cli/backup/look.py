@@ -201,6 +201,11 @@ def verify(
 
         if share is not None and not 0 < share <= 1:
             raise Usage(f"--share {share} is not a part", hint="0.05 is one byte in twenty")
+        if level is not Level.SAMPLE and (share, budget_bytes, budget_time) != (None, None, None):
+            raise Usage(
+                f"--share and --budget-… bound a sample, and --level {level.value} is none",
+                hint="--level sample",
+            )
         if share is None and budget_bytes is None and budget_time is None:
             share = verifying.SHARE
         budget = verifying.Budget(

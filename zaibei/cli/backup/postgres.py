@@ -71,7 +71,7 @@ def rehearse(
     is let in, unless with --hold: then personal data is masked first. With --point also what rows name
     and the bucket lacks; one such row ends with 1."""
     with told(), progress() as bar:
-        from backup import consistency, dangling, roomchecks, status  # noqa: PLC0415
+        from backup import consistency, dangling, moment, roomchecks, status  # noqa: PLC0415
         from backup import room as rooms  # noqa: PLC0415
         from backup.compare import databases, table_facts  # noqa: PLC0415
         from backup.job import latest  # noqa: PLC0415
@@ -80,6 +80,7 @@ def rehearse(
 
         all_opened = opened(repo, password_file)
         found = None
+        note: str | None = None
         if point is not None:
             if snapshot != "latest" or to != "latest" or timeline is not None:
                 raise Usage("a point says itself which snapshot and moment", hint="--point alone")
@@ -87,12 +88,17 @@ def rehearse(
             one = consistency.bound_snapshot(chosen, found, found.base)
             target = rooms.Target(how="name", value=point, timeline=found.mark.timeline)
         else:
-            chosen, one = (
-                latest(all_opened, kind="postgres")
-                if snapshot == "latest"
-                else (all_opened[0], all_opened[0].find(snapshot))
-            )
             target = rooms.Target.parse(to, timeline=timeline)
+            if snapshot == "latest" and to == "latest" and timeline is None:
+                chosen, one = latest(all_opened, kind="postgres")
+            elif snapshot == "latest":
+                found_base = moment.choose(all_opened, target, now=CLOCK.now())
+                chosen, one, note = found_base.repository, found_base.snapshot, found_base.note
+                if note is not None:
+                    bar.note(note)
+            else:
+                chosen = all_opened[0]
+                one = chosen.find(snapshot)
         held = duration(hold) if hold else None
         wanted = None
         if mask or held is not None or authorisation is not None:
@@ -151,6 +157,7 @@ def rehearse(
         {
             "repository": chosen.name,
             "snapshot": one.sequence,
+            "note": note,
             "target": str(target),
             "point": found.mark.name if found else None,
             "references": loose,
@@ -168,6 +175,7 @@ def rehearse(
                 f"snapshot {one.sequence} of {chosen.name} answered after"
                 f" {room.took.total_seconds():.1f} s, recovered to {room.recovered_lsn}"
             ),
+            *([note] if note else []),
             *(f"{c.name}: {_WORDS[c.passed]}: {c.detail}" for c in room.checks),
             *(line for d in loose for line in dangling.told(d)),
             *(f"{d}.{t}: {f.rows} rows" for d, all_ in tables.items() for t, f in all_.items()),

@@ -286,6 +286,10 @@ def _as_of(found: list[tuple[Any, Any]], when: str | None) -> list[tuple[Any, An
     from infra.objectstore import asof  # noqa: PLC0415
 
     at = moment(when)
+    if at > CLOCK.now():
+        raise Usage(
+            f"--as-of {when} is still to come", hint="without --as-of a vault is shown as it is"
+        )
     return [(asof.as_of(store, at), secret) for store, secret in found]
 
 
