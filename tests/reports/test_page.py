@@ -244,6 +244,17 @@ def test_the_line_of_a_mark_crosses_no_legend(page: Page) -> None:
                 assert not [y for y in keys if float(begin) < y + 12 and y < float(end)], kind
 
 
+def test_phases_follow_each_other_as_they_were_seen(page: Page) -> None:
+    def promoted_before_elected(told: dict[str, Any]) -> None:
+        told["phases_s"] = {"app": 1.0, "detect": 20.0, "elect": 2.0, "promote": 4.0}
+        ends = {"detect": 20.0, "promote": 24.0, "elect": 26.0}
+        for event in told["timeline"]:
+            event["t_s"] = ends.get(event["kind"], event["t_s"])
+
+    shown = page("en", promoted_before_elected)
+    assert re.findall(r'<i style="flex:([\d.]+) ', shown) == ["20.0", "4.0", "2.0", "1.0"]
+
+
 @pytest.mark.attack
 def test_what_goes_into_the_style_sheet_is_a_plain_id(page: Page) -> None:
     assert f'content:"{drills.DRILL}"' in page("en")

@@ -168,7 +168,7 @@ def _tell(r: dict[str, Any]) -> None:
     if r["surge"]:
         table.add_row(
             "citizens served",
-            f"{r['surge']['ok']} of {r['surge']['offered']}, p99 {_ms(r['surge']['p99_ms'], none='never')}",
+            f"{r['surge']['ok']} of {r['surge']['offered']}, p99 {_ms(r['surge']['p99_ms'], none='never' if r['surge']['offered'] else 'unknown')}",
             "",
         )
         _tell_judged(table, r["surge"].get("judged"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from zaibei.reports.facts import Facts
 from zaibei.reports.marks import Marks
 from zaibei.reports.words import word
 
@@ -264,7 +265,7 @@ def _grid(c: Canvas, y: float, label: str) -> Markup:
 def _phases(c: Canvas, at: Panel) -> Markup:
     """Bands from the fault on, one phase after the other."""
     begin_s, out = 0.0, []
-    for n, (_, took) in enumerate(phases(c.marks.facts.get("phases_s"))):
+    for n, (_, took) in enumerate(phases(c.marks.facts)):
         x0, x1 = c.x(begin_s), c.x(begin_s + took)
         out.append(
             Markup('<rect class="band b{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}"/>').format(
@@ -275,12 +276,26 @@ def _phases(c: Canvas, at: Panel) -> Markup:
     return Markup("").join(out)
 
 
-def phases(found: object) -> Iterator[tuple[str, float]]:
-    """Name and seconds, in the order in which a failover goes; unknown names after the known."""
+def phases(facts: Facts) -> Iterator[tuple[str, float]]:
+    """Name and seconds, in the order in which the course saw them end: signed JSON has none of its own.
+    What the course does not name comes in the order in which a failover usually goes.
+    """
+    found = facts.get("phases_s")
     if not isinstance(found, Mapping):
         return
-    order = ["detect", "decide", "fence", "elect", "promote", "route", "verify", "app"]
-    for name in sorted(found, key=lambda k: (order.index(k) if k in order else len(order), k)):
+    usual = ["detect", "decide", "fence", "elect", "promote", "route", "verify", "app"]
+    seen = {"app": math.inf}
+    for event in facts.items("timeline"):
+        if isinstance(event, Mapping) and isinstance(event.get("t_s"), int | float):
+            seen.setdefault(str(event.get("kind")), event["t_s"])
+    known = all(name in seen for name in found)
+
+    def place(name: str) -> tuple[float, str]:
+        if known:
+            return seen[name], name
+        return (usual.index(name) if name in usual else len(usual)), name
+
+    for name in sorted(found, key=place):
         took = found[name]
         if isinstance(took, int | float) and not isinstance(took, bool) and took >= 0:
             yield str(name), float(took)
