@@ -364,7 +364,7 @@ def wal(repo: Repository, system: str, target: Path, say: Say) -> None:
 
 def main(vault: str, secret: str, target: str = "", which: str = "") -> int:
     os.umask(0o077)  # nothing may be read by others before it has its own mode
-    trouble, text = list[str](), Path(secret).read_text("utf-8")
+    trouble, text = list[str](), Path(secret).read_text("utf-8-sig")
     private = re.search(r"^zaibei-identity:\w+:(\w+)$", text, re.MULTILINE)
     repo = Repository(Path(vault).absolute(), private[1] if private else text.splitlines()[0])
     found = repo.snapshots(trouble.append)

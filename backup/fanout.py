@@ -8,7 +8,7 @@ the work on them.
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
@@ -101,9 +101,15 @@ class Fanout:
         """About how much will come, for whoever waits; None when nobody knows."""
         self._expected = size_bytes
 
-    def add(self, node: Node, pieces: Iterable[bytes] = ()) -> Node:
-        """An entry and its bytes. Raises what `pieces` raises, and then forgets the entry; raises
-        Incomplete when no vault is left. Returns the node with the size that was read."""
+    def add(
+        self,
+        node: Node,
+        pieces: Iterable[bytes] = (),
+        *,
+        look: Callable[[Node], Node] = lambda node: node,
+    ) -> Node:
+        """An entry and its bytes. Raises what `pieces` and `look` raise, and then forgets the entry; raises
+        Incomplete when no vault is left. Returns the node with the size that was read, as `look` leaves it."""
         one = _Open(node)
         size = 0
         for piece in pieces:
@@ -116,6 +122,7 @@ class Fanout:
         size += sum(length for _, length in node.holes)
         if size != node.size_bytes or node.blobs:
             one.node = replace(node, size_bytes=size, blobs=())
+        one.node = look(one.node)
         self._take(one)
         return one.node
 

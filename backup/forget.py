@@ -1,7 +1,7 @@
 """Take snapshots out of a repository: by policy or by number. Writes one signed statement and deletes nothing;
 the garbage collection removes, later, what only they needed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from backup import forgotten, heads, points, retention, snapshot, status, unread
@@ -14,12 +14,18 @@ _ATTEMPTS: Final = 16
 BY_POLICY: Final = "policy"
 
 
-def decide(repo: Repository, policy: Policy, *, label: str | None = None) -> tuple[Decision, ...]:
+def decide(
+    repo: Repository,
+    policy: Policy,
+    *,
+    label: str | None = None,
+    by: Collection[str] = retention.GROUPED_BY,
+) -> tuple[Decision, ...]:
     """Reads only."""
-    return retention.plan(entries(repo), policy, label=label)
+    return retention.plan(entries(repo, by=by), policy, label=label)
 
 
-def entries(repo: Repository) -> list[Entry]:
+def entries(repo: Repository, *, by: Collection[str] = retention.GROUPED_BY) -> list[Entry]:
     """Raises RolledBack when the end of the chain is gone that this machine has seen: what is the newest, or the
     last of its kind, cannot be told from the rest."""
     heads.check(repo, repo.sequences())
@@ -34,6 +40,7 @@ def entries(repo: Repository) -> list[Entry]:
             modified=taken_in[one.sequence],
             verified=one.sequence in proven,
             stands_on=needed.get(one.sequence, frozenset()),
+            by=by,
         )
         for one in there
         if one.sequence in taken_in  # committed while we looked: the next run's business
@@ -60,6 +67,7 @@ def forget(
     why: str,
     even_the_last: bool = False,
     write: bool = True,
+    by: Collection[str] = retention.GROUPED_BY,
 ) -> Statement | None:
     """Safe to repeat: what is forgotten already is not said twice. Raises Usage for what was never there,
     Refused for what a consistency point that stays stands on, and for the newest complete or proven one of a
@@ -76,7 +84,7 @@ def forget(
             hint="zaibei backup list shows them",
         )
     fresh = [links[s] for s in wanted if s not in gone]
-    known = entries(repo)
+    known = entries(repo, by=by)
     for sequence, point in retention.needed_by_points(known, wanted).items():
         raise Refused(
             f"{repo.name}: snapshot {sequence} is what the consistency point {point} stands on",

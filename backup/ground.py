@@ -47,6 +47,7 @@ SPECIAL: Final = {
     Type.CHAR: stat.S_IFCHR,
     Type.BLOCK: stat.S_IFBLK,
 }
+_FORMAT: Final = {Type.FILE: stat.S_IFREG, Type.LINK: stat.S_IFLNK, **SPECIAL}
 _DEVICES: Final = (Type.CHAR, Type.BLOCK)
 
 
@@ -290,8 +291,8 @@ class Ground:
         was = self.there(node.hard)
         if was is None:
             return False
-        if not stat.S_ISREG(was.st_mode):
-            raise Damage(f"a listing links {told(node.path)} to what is no file")
+        if stat.S_IFMT(was.st_mode) != _FORMAT[node.type]:
+            raise Damage(f"a listing links {told(node.path)} to what is no {node.type}")
         if self.resumed and self.there(node.path) is not None:
             self.remove(node.path)
         held, first = self._below.name(node.hard)
@@ -333,8 +334,7 @@ class Ground:
         held, name = self._below.name(node.path)
         fd = os.open(name, _LOOK, dir_fd=held.fd)
         try:
-            kind = stat.S_IFMT(os.fstat(fd).st_mode)
-            if kind != SPECIAL.get(node.type, stat.S_IFLNK):
+            if stat.S_IFMT(os.fstat(fd).st_mode) != _FORMAT[node.type]:
                 raise twice(node.path)
             self.dresser.dress(f"/proc/self/fd/{fd}", node)
         except FileNotFoundError:

@@ -19,6 +19,7 @@ from backup.curve import of_suite
 from backup.errors import Taken, WriteOnly
 from backup.keys import Keyring
 from backup.suite import Suite, suite
+from zaibei.kernel import persontext
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.state import write_atomic
 
@@ -83,7 +84,7 @@ class HostKey:
         try:
             if os.stat(file).st_mode & 0o077:  # noqa: PTH116 — follows links, as the open does
                 raise Usage(f"{file} can be read by others", hint=f"chmod 600 {file}")
-            text = json.loads(file.read_text())
+            text = json.loads(persontext.read(file))
             if text["format"] != 1:
                 raise Usage(f"{file}: format {text['format']}", hint="use a newer zaibei")
             chosen = suite(text["suite"], text.get("ids", ""))

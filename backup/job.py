@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from backup import heads, immutability, status, witness
 from backup.fanout import Outcome
@@ -27,8 +27,11 @@ from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Usage, ZaibeiError, in_a_line
 from zaibei.kernel.progress import Progress
 
+TAGS = "tags"
+
 if TYPE_CHECKING:
     from backup.consistency import Mark
+    from backup.roots import Root
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ class Run:
 
 
 def run_files(
-    paths: Sequence[Path],
+    paths: "Sequence[Path | Root]",
     repos: Sequence[Repository],
     clock: Clock,
     rng: random.Random | None,
@@ -82,24 +85,40 @@ def run_files(
     accept: str = "",
     slot: Slot | None = None,
     rules: Rules | None = None,
+    unreadable: Rules | None = None,
+    allow_empty: bool = False,
     skip_unchanged: bool = True,
+    host: str = "",
+    tags: Sequence[str] = (),
+    stream: tuple[str, BinaryIO] | None = None,
 ) -> Run:
-    """`accept`: why a person says that a change which the guard will notice is meant."""
+    """`accept`: why a person says that a change which the guard will notice is meant. `stream`: one file of what is read
+    there, under that name, instead of paths."""
     # A source is imported by the run that reads it: drivers of databases take longer than a small backup.
-    from backup.files import backup_files  # noqa: PLC0415
+    from backup import files  # noqa: PLC0415
+
+    asked = files.Asked(
+        rules=rules or Rules(),
+        unreadable=unreadable or Rules(),
+        allow_empty=allow_empty,
+        skip_unchanged=skip_unchanged,
+        host=host,
+    )
+
+    def work(writers: Sequence[Writer]) -> tuple[Outcome, ...]:
+        if stream is not None:
+            name, data = stream
+            return files.backup_stream(
+                data, name, writers, clock=clock, progress=progress, label=label, asked=asked
+            )
+        return files.backup_files(
+            paths, writers, clock=clock, progress=progress, label=label, asked=asked
+        )
 
     return _run(
         "files",
         repos,
-        lambda writers: backup_files(
-            paths,
-            writers,
-            clock=clock,
-            progress=progress,
-            label=label,
-            rules=rules,
-            skip_unchanged=skip_unchanged,
-        ),
+        work,
         clock=clock,
         rng=rng,
         progress=progress,
@@ -107,6 +126,8 @@ def run_files(
         retain_max=retain_max,
         accept=accept,
         slot=slot,
+        host=host,
+        tags=tags,
     )
 
 
@@ -123,6 +144,8 @@ def run_bucket(
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
     slot: Slot | None = None,
+    host: str = "",
+    tags: Sequence[str] = (),
     skip_unchanged: bool = True,
 ) -> Run:
     """`source` names the bucket: by it the next run finds what this one has already fetched."""
@@ -147,6 +170,8 @@ def run_bucket(
         retain_max=retain_max,
         accept=accept,
         slot=slot,
+        host=host,
+        tags=tags,
     )
 
 
@@ -163,6 +188,8 @@ def run_postgres(
     retain_max: timedelta = immutability.RETAIN_MAX,
     accept: str = "",
     slot: Slot | None = None,
+    host: str = "",
+    tags: Sequence[str] = (),
 ) -> Run:
     """`rng` None: placement by the system's randomness, as it should be outside tests."""
     from backup.postgres import backup_postgres  # noqa: PLC0415
@@ -185,6 +212,8 @@ def run_postgres(
         retain_max=retain_max,
         accept=accept,
         slot=slot,
+        host=host,
+        tags=tags,
     )
 
 
@@ -246,6 +275,8 @@ def _run(
     retain_max: timedelta,
     accept: str,
     slot: Slot | None = None,
+    host: str = "",
+    tags: Sequence[str] = (),
 ) -> Run:
     begun = clock.monotonic()
     writers: list[Writer] = []
@@ -266,7 +297,7 @@ def _run(
                     repo,
                     lock=lock,
                     rng=rng,
-                    judge=_told_of(slot, judging(accept=accept)),
+                    judge=_told_of(slot, host, tags, judging(accept=accept)),
                     fence=fence(slot) if slot else None,
                     says=witness.fact(repo, siblings),
                     doubted=known_damaged(repo),
@@ -319,14 +350,20 @@ def _note(o: Outcome, repo: Repository, kind: str, clock: Clock) -> None:
         status.failed(o.vault, why="some files could not be read", at=clock.now())
 
 
-def _told_of(slot: Slot | None, judge: Judge) -> Judge:
-    """The slot goes into the snapshot: by it the fence and the next host know that it is done."""
-    if slot is None:
+def _told_of(slot: Slot | None, host: str, tags: Sequence[str], judge: Judge) -> Judge:
+    """The slot goes into the snapshot: by it the fence and the next host know that it is done. So do the tags, and the host
+    that the operator names: retention and the guard go by it."""
+    facts: dict[str, object] = {}
+    if slot is not None:
+        facts[SLOT] = slot.as_fact()
+    if tags:
+        facts[TAGS] = sorted(set(tags))
+    if not facts and not host:
         return judge
-    fact = {SLOT: slot.as_fact()}
 
     def told(repo: Repository, catalogue: Catalogue, content: Content, seen: Heads) -> Content:
-        return judge(repo, catalogue, replace(content, facts={**content.facts, **fact}), seen)
+        named = replace(content, facts={**content.facts, **facts}, host=host or content.host)
+        return judge(repo, catalogue, named, seen)
 
     return told
 

@@ -8,6 +8,7 @@ from backup import escrow
 from backup.curve import CURVES, curve
 from backup.errors import Taken
 from backup.recipients import Identity
+from zaibei.kernel import persontext
 from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.state import write_atomic
 
@@ -68,9 +69,9 @@ def _lines(file: Path) -> list[str]:
     try:
         if os.stat(file).st_mode & 0o077:  # noqa: PTH116 - follows links, as the read does
             raise Usage(f"{file} can be read by others", hint=f"chmod 600 {file}")
-        text = file.read_text()
+        text = persontext.read(file)
     except FileNotFoundError as gone:
         raise Usage(f"{file}: no such file") from gone
-    except UnicodeDecodeError as bad:
-        raise Usage(f"{file}: not text") from bad
+    except persontext.NotText as bad:
+        raise Usage(f"{file}: {bad}") from bad
     return [s for line in text.splitlines() if (s := line.strip()) and not s.startswith("#")]

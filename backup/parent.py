@@ -18,6 +18,7 @@ from backup.writer import Writer
 from zaibei.kernel.errors import ZaibeiError
 
 LOOK_BACK: Final = 64  # snapshots; an older parent is not looked for
+FILES: Final = "files"  # a source whose every entry is compared with what is there
 MARGIN: Final = timedelta(seconds=1)
 Order = Callable[[bytes], bytes]
 
@@ -104,8 +105,8 @@ def parents(
     order: Order,
     note: Callable[[str], None],
 ) -> Parents:
-    """The newest complete snapshot of the same source in each vault: same kind and `facts`; and `host`, where
-    the source is a host's own."""
+    """The newest snapshot of the same source in each vault: same kind and `facts`; and `host`, where the source is a
+    host's own. Also an incomplete one: what it lists was read, and what it lacks is looked for and read."""
     found: list[Parent | None] = []
     for writer in writers:
         one: Parent | None = None
@@ -127,7 +128,11 @@ def _newest(
         one = repo.snapshot(sequence)
         c = one.content
         same = c.kind == kind and host in (None, c.host)
-        if same and c.complete and all(c.facts.get(k) == v for k, v in facts.items()):
+        if (
+            same
+            and (c.complete or kind == FILES)
+            and all(c.facts.get(k) == v for k, v in facts.items())
+        ):
             return one
     return None
 
@@ -135,6 +140,7 @@ def _newest(
 def _same(node: Node, info: os.stat_result, settled_ns: int) -> bool:
     return (
         node.type is Type.FILE
+        and not node.torn
         and node.inode == info.st_ino
         and node.ctime_ns == info.st_ctime_ns < settled_ns
         and node.mtime_ns == info.st_mtime_ns

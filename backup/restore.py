@@ -58,6 +58,7 @@ class Restored:
     ] = ()  # what can give rights on this machine; set, or left out if asked
     privileged_count: int = 0
     taken: tuple[str, ...] = ()  # what came from another vault, because the first one is damaged
+    torn: tuple[str, ...] = ()  # restored, as a copy that was made while the file changed
     lost: tuple[str, ...] = ()  # what no vault gave
 
     @property
@@ -144,6 +145,7 @@ class _Run:
     later: Later = field(init=False)
     lost: dict[bytes, tuple[Node, str]] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
     firsts: dict[bytes, bytes] = field(
         default_factory=dict
     )  # of hard links whose own is not wanted
@@ -214,10 +216,12 @@ class _Run:
                     self._directory(node, node.path)
                 self.later.append(node)  # also one that is only made for what is below it
             elif self.wanted(node.path) and self._directory(node, os.path.dirname(node.path)):
-                if node.type is not Type.FILE:
-                    self.later.append(node)
-                elif (first := self._first_of(node)) is not None:
+                if node.torn and len(self.torn) < LOST_MAX:
+                    self.torn.append(told(node.path))
+                if (first := self._first_of(node)) is not None:
                     self.later.append(replace(node, hard=first))
+                elif node.type is not Type.FILE:
+                    self.later.append(replace(node, hard=b""))
                 else:
                     yield reader, replace(node, hard=b"")
 
@@ -269,26 +273,17 @@ class _Run:
                 self.lost[path] = was
 
     def _last(self) -> Restored:
-        """Hard links first, symbolic ones last: no name that is linked to may lead through one."""
+        """Second names of files first, symbolic links last: no name that is linked to may lead through one."""
         self.progress.step("links, special files and directories")
         count = dict.fromkeys(Type, 0)
-        for node in self.later:
-            if node.hard:
-                made = self._made(self.ground.link, node)
-                if made:
-                    count[Type.FILE] += 1
-                elif made is None:
-                    continue
-                elif node.hard in self.lost:
-                    self._lose(node, f"its first name {told(node.hard)} is lost")
-                else:
-                    raise Damage(f"a listing links {told(node.path)} to what is not there")
+        self._second_names(count, of_files=True)
         for symbolic in (False, True):
             for node in self.later:
                 if node.type in (Type.FILE, Type.DIRECTORY) or node.hard:
                     continue
                 if (node.type is Type.LINK) == symbolic and self._made(self.ground.make, node):
                     count[node.type] += 1
+        self._second_names(count, of_files=False)
         # Deepest first, and everything in it is made: a directory that has its mode may be another account's.
         for node in self.later.deepest_first():
             if node.type is Type.DIRECTORY and self.ground.dress_directory(node):
@@ -305,8 +300,24 @@ class _Run:
             privileged=tuple(self.ground.dresser.privileged),
             privileged_count=self.ground.dresser.privileged_count,
             taken=tuple(self.taken),
+            torn=tuple(self.torn),
             lost=tuple(f"{told(path)}: {why}" for path, (_, why) in self.lost.items()),
         )
+
+    def _second_names(self, count: dict[Type, int], *, of_files: bool) -> None:
+        for node in self.later:
+            if not node.hard or (node.type is Type.FILE) != of_files:
+                continue
+            made = self._made(self.ground.link, node)
+            if made:
+                count[node.type] += 1
+            elif made is None:
+                continue
+            elif node.hard in self.lost:
+                self._lose(node, f"its first name {told(node.hard)} is lost")
+            elif of_files:
+                raise Damage(f"a listing links {told(node.path)} to what is not there")
+            # Else its first name is one that this account may not make, and that is told.
 
     def _made(self, make: Callable[[Node], bool], node: Node) -> bool | None:
         """None: this filesystem does not take it, and it is lost alone."""

@@ -6,7 +6,7 @@ calls them anomalous, or their own times are not the store's) are judged among a
 themselves: an odd one never takes the place of a sound one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
@@ -19,7 +19,9 @@ from zaibei.kernel.errors import Usage
 
 AHEAD_MAX: Final = timedelta(minutes=5)  # own clock before the store's: no upload explains it
 BEHIND_MAX: Final = timedelta(hours=6)  # the last packs are uploaded after the source was read
-Group = tuple[str, str, str]  # kind, label, host
+Group = tuple[str, str, str]  # kind, label, host; or what else they are grouped by
+GROUPED_BY: Final = ("label", "host")
+GROUPABLE: Final = ("label", "host", "paths", "tags")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,8 +253,9 @@ def entry_of(
     modified: datetime,
     verified: bool,
     stands_on: frozenset[int] = frozenset(),
+    by: Collection[str] = GROUPED_BY,
 ) -> Entry:
-    """`modified`: the store's time of the snapshot object."""
+    """`modified`: the store's time of the snapshot object. `by`: what tells its group, beside the kind."""
     content = snapshot.content
     facts: dict[str, Any] = content.facts
     copied, dated = facts.get("copied_from"), modified
@@ -272,7 +275,17 @@ def entry_of(
         group=(
             (points.KIND, f"system {facts.get('system_identifier')}", content.host)
             if content.kind == points.KIND
-            else (content.kind, content.label, content.host)
+            else (
+                content.kind,
+                content.label if "label" in by else "",
+                "\0".join(
+                    [
+                        *([content.host] if "host" in by else ()),
+                        *(str(r) for r in facts.get("roots", ()) if "paths" in by),
+                        *(f"#{t}" for t in facts.get("tags", ()) if "tags" in by),
+                    ]
+                ),
+            )
         ),
         dated=dated,
         copied=copied is not None,

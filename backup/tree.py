@@ -64,7 +64,7 @@ class Node:
 
     `blobs` are the data without the holes: `size_bytes` is theirs and the holes' together. An entry with
     `hard` is one more name of the file at that path; its blobs are there all the same, so that it can be
-    restored without the other. `ctime_ns` and `inode` 0: not known."""
+    restored without the other. `ctime_ns` and `inode` 0: not known. `torn`: it changed while it was read."""
 
     path: bytes
     type: Type
@@ -83,6 +83,7 @@ class Node:
     device: int = 0
     inode: int = 0
     object: Object | None = None
+    torn: bool = False
 
     @property
     def data_bytes(self) -> int:
@@ -139,6 +140,8 @@ def encode(node: Node, blobs: Sequence[bytes] | None = None) -> Iterator[bytes]:
         line |= _attributes(node.xattrs)
     if node.inode:
         line |= {"ctime_ns": node.ctime_ns, "dev_ino": (node.device, node.inode)}
+    if node.torn:
+        line["torn"] = True
     if (about := node.object) is not None:
         line["object"] = {"version": about.version, "etag": about.etag, "latest": about.latest}
         if about.meta:
@@ -227,8 +230,10 @@ def _extra(fields: dict[str, Any], type_: Type) -> dict[str, Any]:
         named = [(n.encode(), v) for n, v in fields.get("xattrs", {}).items()]
         named += [(bytes.fromhex(n), v) for n, v in fields.get("xattrs_hex", {}).items()]
         found["xattrs"] = tuple(sorted((n, _raw(v)) for n, v in named))
-    if type_ is Type.FILE and ("hard" in fields or "hard_hex" in fields):
+    if type_ is not Type.DIRECTORY and ("hard" in fields or "hard_hex" in fields):
         found["hard"] = _bytes("hard", fields)
+    if fields.get("torn") is True:
+        found["torn"] = True
     if type_ is Type.FILE and "holes" in fields:
         found["holes"] = _holes(fields["holes"], _number(fields["size"]))
     if type_ in _DEVICES:

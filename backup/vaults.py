@@ -18,7 +18,7 @@ from backup.place import without_login
 from backup.repository import Repository, create_repository, open_repository, read_config
 from infra import sites
 from infra.objectstore.contract import ObjectStore
-from zaibei.kernel import environment, process
+from zaibei.kernel import environment, persontext, process
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.progress import Progress
@@ -108,15 +108,15 @@ def passphrase(file: Path | None = None) -> str:
     """First line of `file`, or of the stack's own."""
     source = file or passphrase_file()
     try:
-        said = source.read_text().splitlines()
+        said = persontext.read(source).splitlines()
     except FileNotFoundError as gone:
         # Only the stack's own is made; a name that was given is looked for.
         made = (
             "a file whose first line is the passphrase" if file else "zaibei backup init makes one"
         )
         raise Usage(f"{source}: no such password file", hint=made) from gone
-    except (OSError, UnicodeDecodeError) as bad:
-        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
+    except (OSError, persontext.NotText) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else str(bad)
         raise Usage(
             f"{source}: no passphrase can be read: {why}",
             hint="a file whose first line is the passphrase",
@@ -299,9 +299,9 @@ def _word_file(name: str, what: str) -> sites.Secret | None:
         return None
     hint = f"{name} names a file with the {what}"
     try:
-        text = Path(given).read_text()
-    except (OSError, UnicodeDecodeError) as bad:
-        why = bad.strerror if isinstance(bad, OSError) else "is not text in UTF-8"
+        text = persontext.read(Path(given))
+    except (OSError, persontext.NotText) as bad:
+        why = bad.strerror if isinstance(bad, OSError) else str(bad)
         raise Usage(f"{given}: no {what} can be read: {why}", hint=hint) from bad
     if not _WORD.fullmatch(text.strip()):
         why = "it is empty" if not text.strip() else "one word of ASCII is meant"

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from zaibei.kernel import persontext
 from zaibei.kernel.errors import Damage, Missing, Usage
 from zaibei.kernel.state import state_dir, write_atomic
 
@@ -21,7 +22,7 @@ class Secret:
     file: Path
 
     def reveal(self) -> str:
-        return self.file.read_text().strip()
+        return persontext.demand(self.file).strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from loadtest import citizens, guard, shapes
 from loadtest.plan import Crowd, Plan
 from loadtest.verdict import Expectation
 from zaibei.config.model import Hazard
+from zaibei.kernel import persontext
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.units import duration
 
@@ -294,7 +295,7 @@ def load(name: str | Path) -> SurgeScenario:
     if path.suffix not in (".yml", ".yaml"):
         path = LIBRARY / f"{name}.yml"
     try:
-        return parse(path.read_text(), origin=path.name)
+        return parse(persontext.demand(path), origin=path.name)
     except FileNotFoundError as gone:
         known = ", ".join(s.name for s in library())
         raise BadScenario(f"no surge scenario {str(name)!r}", hint=f"there are: {known}") from gone

@@ -21,6 +21,7 @@ from monitors.exporter import serve
 from monitors.metrics import Sample, Where, sample
 from monitors.probes import host, postgres
 from monitors.reading import Probe, Unknown
+from zaibei.kernel import persontext
 from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Missing, Usage, ZaibeiError
 
@@ -112,7 +113,7 @@ def _object_lag(url: str, deadline: timedelta) -> timedelta:
 
 def _member(site: SiteConfig, deadline: timedelta) -> postgres.Member:
     assert site.postgres_dsn is not None
-    password = site.password_file.read_text().strip() if site.password_file else None
+    password = persontext.demand(site.password_file).strip() if site.password_file else None
     return postgres.ask(site.postgres_dsn, password=password, deadline=deadline)
 
 

@@ -13,6 +13,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 EVERY_MIN: Final = timedelta(minutes=1)
 TIMEOUT_MAX: Final = timedelta(days=7)
 KEEPS: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_LATER = ("unreadable", "allow_empty", "host", "tags")
 _DURATIONS = ("every", "jitter", "timeout", "catch_up", "retain")
 
 
@@ -24,6 +25,10 @@ class Job:
     created: datetime  # slots before it are nobody's
     files: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # of the files, as in .gitignore
+    unreadable: tuple[str, ...] = ()  # such rules for what may fail to be read
+    allow_empty: bool = False  # a first backup of nothing is meant
+    host: str = ""  # whose data it is; empty: of the machine that runs it
+    tags: tuple[str, ...] = ()
     postgres: str | None = None  # conninfo without a password
     bucket: str | None = None  # s3+https://HOST/BUCKET or SITE/BUCKET
     repos: tuple[str, ...] = ()
@@ -76,7 +81,7 @@ def _why_not(job: Job) -> str | None:
         return f"every {say_duration(job.every)} is below a minute"
     if sum(map(bool, (job.files, job.postgres, job.bucket))) > 1:
         return "one source a job"
-    if job.exclude and not job.files:
+    if (job.exclude or job.unreadable) and not job.files:
         return "rules are for files"
     if not timedelta(0) < job.timeout <= TIMEOUT_MAX:
         return "a timeout is between 0 and a week"
@@ -91,6 +96,8 @@ def _why_not(job: Job) -> str | None:
 
 def to_json(job: Job) -> dict[str, Any]:
     told = asdict(job)
+    # Only where they say something: an older zaibei refuses a field that it does not know.
+    told = {k: v for k, v in told.items() if v or k not in _LATER}
     for name in _DURATIONS:
         told[name] = None if told[name] is None else say_duration(told[name])
     return told | {"created": job.created.isoformat(), "keep": dict(job.keep) if job.keep else None}
@@ -109,7 +116,7 @@ def from_json(told: Any) -> Job:
             if made.get(name) is not None:
                 made[name] = duration(made[name])
         made["created"] = datetime.fromisoformat(made["created"])
-        for name in ("files", "exclude", "repos"):
+        for name in ("files", "exclude", "unreadable", "tags", "repos"):
             made[name] = tuple(made.get(name) or ())
         return Job(**made)
     except (KeyError, TypeError, ValueError, AttributeError) as bad:

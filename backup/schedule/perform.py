@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 from backup import forget
 from backup import job as running
 from backup.repository import Repository
 from backup.retention import Policy
+from backup.roots import Root
 from backup.schedule import lease as leasing
 from backup.schedule.lease import End, Lease
 from backup.schedule.model import Job
@@ -117,7 +117,7 @@ def _run(
 ) -> running.Run:
     if job.files:
         return running.run_files(
-            [Path(f) for f in job.files],
+            [Root.of(f) for f in job.files],
             repos,
             clock,
             None,
@@ -126,6 +126,10 @@ def _run(
             retain=job.retain,
             slot=slot,
             rules=Rules.of(job.exclude),
+            unreadable=Rules.of(job.unreadable),
+            allow_empty=job.allow_empty,
+            host=job.host,
+            tags=job.tags,
         )
     if job.bucket:
         store, source = bucket(job.bucket)
@@ -139,6 +143,8 @@ def _run(
             label=job.label,
             retain=job.retain,
             slot=slot,
+            host=job.host,
+            tags=job.tags,
         )
     conninfo, secret = (job.postgres, None) if job.postgres else standby()
     return running.run_postgres(
@@ -151,6 +157,8 @@ def _run(
         label=job.label,
         retain=job.retain,
         slot=slot,
+        host=job.host,
+        tags=job.tags,
     )
 
 

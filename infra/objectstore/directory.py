@@ -33,7 +33,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 class DirectoryStore:
     def __init__(self, root: Path, *, lock: bool = True) -> None:
         """`lock=False`: the caller knows that nothing here is protected, and asks for it."""
-        self._root = root
+        self.root = self._root = root
         self._lock = lock
         self._flushed: set[str] = set()  # directories whose own names are known to be on the disk
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
 
+from zaibei.kernel import persontext
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.units import duration
 
@@ -84,7 +85,7 @@ def read(environment: Mapping[str, str]) -> Settings:
 def read_file(path: Path) -> dict[str, str]:
     """`NAME=value` lines; `#` begins a comment line."""
     found = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(persontext.demand(path).splitlines(), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

@@ -1,20 +1,17 @@
 """A file that did not change is not read again; one that did is, whatever it looks like."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from backup.cut import OTHER, Source
-from backup.files import backup_files
 from backup.job import Run, run_files
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.restore import restore_files
 from backup.walk import Rules
-from backup.writer import Writer
 from infra.objectstore.memory import Fault, MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.progress import Silent
@@ -117,39 +114,6 @@ def test_a_vault_that_joined_later_gets_everything(
     assert unchanged(backed_up(some_files, [b, c], clock)) == [0, 0]
     assert files(restored(c, tmp_path / "c")) == files(some_files)
     assert unchanged(backed_up(some_files, [b, c], clock)) == [5, 5]
-
-
-class WhileWritten:
-    """Cuts as always, and somebody writes to one file in the middle of it."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def cut(self, source: Source) -> Iterator[bytes]:
-        for at, piece in enumerate(OTHER.cut(source)):
-            yield piece
-            if at == 0:
-                with self._file.open("ab") as more:
-                    more.write(b"more")
-
-
-def test_an_incomplete_snapshot_is_nobodys_parent(
-    repo: Repository, some_files: Path, clock: SimClock
-) -> None:
-    """It may hold half of a write, under the very times that the file has now."""
-    (some_files / "0").write_text("written to while it is read")
-    run = backup_files(
-        [some_files / "0"],
-        [Writer(repo)],
-        clock=clock,
-        progress=Silent(),
-        cutter=WhileWritten(some_files / "0"),
-    )
-    assert run[0].snapshot is not None
-    assert "changed while it was read" in run[0].snapshot.content.problems[0]
-    clock.sleep(LATER)
-
-    assert unchanged(run_files([some_files / "0"], [repo], clock, None, Silent())) == [0]
 
 
 def test_a_lost_pack_is_not_relied_on(

@@ -9,6 +9,7 @@ import typer
 from zaibei.cli.backup.collected import cleared_told, gc_told
 from zaibei.cli.backup.rolled import ends_lost, loudly
 from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
+from zaibei.cli.backup.sources import GroupBy, grouped_by
 from zaibei.cli.console import progress, talk
 from zaibei.kernel.errors import Usage
 
@@ -56,6 +57,7 @@ def forget(
     keep_within: Annotated[str, typer.Option(help="30d, before the newest of its group.")] = "0s",
     keep_tag: list[str] | None = None,
     keep_label: list[str] | None = None,
+    group_by: GroupBy = "label,host",
     zone: Annotated[str, typer.Option(help="Whose midnight ends a day: Asia/Shanghai.")] = "UTC",
     why: Annotated[str, typer.Option(help="Readable by whoever reads the vault.")] = "by hand",
     even_the_last: Annotated[
@@ -67,7 +69,7 @@ def forget(
     password_file: Password = None,
     json: Json = False,
 ) -> None:
-    """Take snapshots out, by a policy for each group of kind, label and host, or by number.
+    """Take snapshots out, by a policy for each group of kind, label and host (--group-by), or by number.
 
     Deletes nothing: `gc` does, a day later. The newest complete and the newest proven one always stay."""
     with told():
@@ -76,7 +78,7 @@ def forget(
         from backup.retention import Policy  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
-        # As `0s` and not as given or not: what keeps nothing is no policy.
+        # `0s` as nothing: what keeps nothing is no policy.
         keeps = any(
             (
                 keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly,
@@ -88,7 +90,7 @@ def forget(
                 "numbers, and a policy: which of the two?",
                 hint="numbers alone are forgotten; without numbers the policy decides",
             )
-        policy = None
+        policy, by = None, grouped_by(group_by)
         if not snapshots:
             policy = Policy(
                 last=keep_last,
@@ -107,7 +109,7 @@ def forget(
         out: dict[str, Any] = {}
         lines: list[str] = []
         for one in repos:
-            decisions = forgetting.decide(one, policy) if policy else ()
+            decisions = forgetting.decide(one, policy, by=by) if policy else ()
             asked = [d.entry.sequence for d in decisions if not d.keep] or sorted(
                 set(snapshots or ())
             )
@@ -121,6 +123,7 @@ def forget(
                     why=forgetting.BY_POLICY if policy else why,
                     even_the_last=even_the_last and policy is None,
                     write=act,
+                    by=by,
                 )
             out[one.name] = {"forgotten": gone, "already": already, "decisions": decisions}
             for d in decisions:

@@ -61,12 +61,20 @@ def list_(
         {"repositories": found, "rolled_back": lost, "damaged": damaged},
         [
             f"{name}  {s['sequence']:>4}  {s['finished']}  {s['kind']:<8} "
-            f"{s['size_bytes']:>12} B  {'complete' if s['complete'] else 'INCOMPLETE'}"
+            f"{s['size_bytes']:>12} B  {'complete' if s['complete'] else 'INCOMPLETE'}{_known_by(s)}"
             for name, all_ in found.items()
             for s in all_
         ],
     )
     raise typer.Exit(1 if lost or damaged else 0)
+
+
+def _known_by(one: dict[str, Any]) -> str:
+    """What tells snapshots apart in retention and to people: host, label, tags, paths; names of others, on one line."""
+    label = f"  label {one['label']!a}" if one["label"] else ""
+    tags = f"  tags {', '.join(ascii(t) for t in one['tags'])}" if one["tags"] else ""
+    paths = "  " + " ".join(map(ascii, one["paths"])) if one["paths"] else ""
+    return f"  {one['host']!a}{label}{tags}{paths}"
 
 
 def _into(damaged: list[dict[str, Any]], name: str) -> Callable[[int, str], None]:
@@ -87,7 +95,8 @@ def table(found: dict[str, list[dict[str, Any]]]) -> None:
     for name, all_ in found.items():
         drawn = Table(title=Text(name), title_justify="left", box=None, pad_edge=False)
         for column, justify in (("#", "right"), ("finished", "left"), ("kind", "left"),
-                                ("label", "left"), ("host", "left"), ("entries", "right"),
+                                ("label", "left"), ("host", "left"), ("tags", "left"),
+                                ("paths", "left"), ("entries", "right"),
                                 ("size", "right"), ("", "left")):  # fmt: skip
             drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
         for s in all_:
@@ -98,6 +107,8 @@ def table(found: dict[str, list[dict[str, Any]]]) -> None:
                 # Text: what somebody else named must not be read as markup.
                 Text(s["label"]),
                 Text(s["host"]),
+                Text(" ".join(s["tags"])),
+                Text(" ".join(s["paths"])),
                 str(s["entries_count"]),
                 say_bytes(s["size_bytes"]),
                 Text("" if s["complete"] else "INCOMPLETE", style="bold red"),
@@ -139,10 +150,17 @@ def show(
                 _stream(
                     {**facts, "entries": None} if json else None,
                     (
-                        {"path": said(n.path), "type": n.type.value, "size_bytes": n.size_bytes}
+                        {
+                            "path": said(n.path),
+                            "type": n.type.value,
+                            "size_bytes": n.size_bytes,
+                            **({"torn": True} if n.torn else {}),
+                        }
                         for n in reader.nodes(one)
                     ),
-                    "{size_bytes:>12}  {path}",
+                    lambda e: (
+                        f"{e['size_bytes']:>12}  {e['path']}{'  TORN' if 'torn' in e else ''}"
+                    ),
                 )
             else:
                 other = one_repo.find(diff)
@@ -152,7 +170,7 @@ def show(
                         {"change": change.value, "path": said(path)}
                         for change, path in between(reader, other, one)
                     ),
-                    "{change:<10}  {path}",
+                    lambda e: f"{e['change']:<10}  {e['path']}",
                 )
     raise typer.Exit(1 if lost else 0)
 
@@ -161,11 +179,15 @@ def _unread(key: str, bad: "Damage") -> None:
     loudly(f"DAMAGED: {key}: {bad.message}; zaibei backup repair")
 
 
-def _stream(head: dict[str, Any] | None, rows: Iterable[dict[str, Any]], line: str) -> None:
+def _stream(
+    head: dict[str, Any] | None,
+    rows: Iterable[dict[str, Any]],
+    line: Callable[[dict[str, Any]], str],
+) -> None:
     """Rows one by one: as lines, or as the last field of one object, which comes as null in `head`."""
     if head is None:
         for row in rows:
-            print(line.format(**row))
+            print(line(row))
         return
     print(dumps(plain(head), ensure_ascii=False).removesuffix("null}"), end="[")
     for at, row in enumerate(rows):

@@ -7,18 +7,17 @@ import typer
 from zaibei.cli.backup.fallback import writer_doors
 from zaibei.cli.backup.shared import (
     CLOCK,
-    Files,
     Json,
     Password,
     Repo,
     app,
     distinct,
-    given,
     opened,
     say,
     text,
     told,
 )
+from zaibei.cli.backup.sources import Files, given
 from zaibei.cli.console import progress
 
 

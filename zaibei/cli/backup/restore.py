@@ -1,6 +1,7 @@
 """`backup restore`: files and objects back."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from zaibei.cli.backup.shared import (
     say,
     told,
 )
+from zaibei.cli.backup.sources import demand_rules
 from zaibei.cli.console import progress
 from zaibei.kernel.errors import Unreachable, Usage
 from zaibei.kernel.progress import Progress
@@ -83,17 +85,20 @@ def restore(
     With several --repo, what is damaged in one is taken from another, named, and the command ends with 1; also when
     the newest snapshot that this machine has seen is gone."""
     with told(_AFTER_CUT), progress() as bar:
+        from backup.filefacts import allowed, places_of, what_became  # noqa: PLC0415
         from backup.objects import as_files  # noqa: PLC0415
         from backup.walk import Rules, chosen  # noqa: PLC0415
 
         if (target is None) == (to_bucket is None) and not dry_run:
             raise Usage("no target", hint="--target DIR or --to-bucket URL, one of them")
         at = None if versions_at is None else moment(versions_at)
+        demand_rules(include, "--include")
+        demand_rules(exclude, "--exclude")
         filters: dict[str, Any] = {}
-        if include or exclude:
-            filters["wanted"] = chosen(Rules.of(include or ()), Rules.of(exclude or ()))
+        only, without = Rules.of(include or ()), Rules.of(exclude or ())
         if target is not None:
             _demand_apart(target, repo or ())
+        fresh = target is not None and not target.exists()
         able, unknown = answering(repo, password_file, as_of=as_of)
         watched = [] if as_of else [r for r in able if r is not None]
         with or_lost(watched):
@@ -103,6 +108,10 @@ def restore(
         for line in rolled_back:
             loudly(f"ROLLED BACK: {line}; what comes back is snapshot {one.sequence}")
         content = one.content
+        places = places_of(content)
+        only, without = only.at(places), without.at(places)
+        if include or exclude:
+            filters["wanted"] = chosen(only, without)
         if content.kind == "point":
             raise Usage(
                 f"snapshot {one.sequence} is a consistency point: it names others, and holds no data",
@@ -125,9 +134,14 @@ def restore(
             for source in sources:
                 source.close()
         if done.nothing and include:
+            if target is not None and fresh:
+                with suppress(OSError):
+                    target.rmdir()  # made for nothing
             raise Usage("nothing in the snapshot matches --include", hint="zaibei backup show")
     damaged = [f"{u}; zaibei backup repair" for source in sources for u in source.unread]
     notes = ["nothing in the snapshot is left by the rules"] * (done.nothing and bool(exclude))
+    notes += [f"{idle}: matched nothing" for idle in (*only.idle(), *without.idle())]
+    notes += [f"left out by the backup, as allowed: {p}" for p in allowed(content)]
     doubts = [f"{u}: it may hold a newer snapshot" for u in unknown] if snapshot == "latest" else []
     whole = content.complete and done.sound and not doubts and not rolled_back
     say(
@@ -151,7 +165,7 @@ def restore(
             *(f"NOT SET: {u}" for u in done.fields.get("unset", ())),
             *(f"TAKEN FROM ELSEWHERE: {t}" for t in done.fields.get("taken", ())),
             *(f"LOST: {x}" for x in done.fields.get("lost", ())),
-            *(f"NOT IN THE BACKUP: {p}" for p in content.problems),
+            *map(what_became, content.problems),
             *(f"UNKNOWN: {d}" for d in doubts),
             *(f"ROLLED BACK: {r}" for r in rolled_back),
             *(f"DAMAGED: {d}" for d in damaged),
@@ -235,6 +249,7 @@ def _to_directory(
             "unset": list(done.unset),
             "unset_count": done.unset_count,
             "taken": list(done.taken),
+            "torn": list(done.torn),
             "lost": list(done.lost),
             "privileged": list(done.privileged),
             "privileged_count": done.privileged_count,

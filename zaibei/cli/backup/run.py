@@ -1,14 +1,14 @@
 """`backup init` and `backup run`: into every repository at once."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from zaibei.cli.backup.fallback import need_source, standby
 from zaibei.cli.backup.shared import (
     CLOCK,
-    Files,
     Json,
     Password,
     Repo,
@@ -18,9 +18,18 @@ from zaibei.cli.backup.shared import (
     reachable,
     repository_told,
     say,
-    source_of,
     text,
     told,
+)
+from zaibei.cli.backup.sources import (
+    AllowEmpty,
+    Files,
+    Host,
+    Tags,
+    Unreadable,
+    demand_rules,
+    labels,
+    source_of,
 )
 from zaibei.cli.console import progress
 from zaibei.kernel.errors import Usage
@@ -80,11 +89,16 @@ def run(
     bucket: Annotated[
         str | None, typer.Option(help="All versions of s3+https://HOST/BUCKET, or SITE/BUCKET.")
     ] = None,
+    stdin: Annotated[
+        str | None, typer.Option("--stdin", metavar="NAME", help="Standard input, as one file.")
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
     label: Annotated[
         str, typer.Option(help="What `list`, retention and the guard know it by.")
     ] = "",
+    host: Host = "",
+    tag: Tags = None,
     retain: Annotated[str | None, typer.Option(help="Lock what the snapshot needs: 30d.")] = None,
     retain_max: Annotated[
         str, typer.Option(help="Refuse a longer --retain: nobody can shorten it later.")
@@ -104,6 +118,8 @@ def run(
     no_skip: Annotated[
         bool, typer.Option("--no-skip", help="Read unchanged files again too.")
     ] = False,
+    allow_unreadable: Unreadable = None,
+    allow_empty: AllowEmpty = False,
     json: Json = False,
 ) -> None:
     """Back up into every repository at once. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE.
@@ -113,18 +129,23 @@ def run(
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         paths = source_of(files, postgres, bucket)
-        if not paths and (exclude or exclude_from or one_file_system):
+        if stdin is not None and (paths or postgres or bucket):
+            raise Usage("one source a run", hint="--stdin alone")
+        if not paths and (exclude or exclude_from or one_file_system or allow_unreadable):
             raise Usage("rules are for files", hint="--files")
+        demand_rules(exclude, "--exclude")
+        demand_rules(allow_unreadable, "--allow-unreadable")
+        known_by = labels(host, tag)
         label, accept = text(label, "--label"), text(accept, "--accept")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
-        if not (paths or postgres or bucket):
+        if not (paths or postgres or bucket or stdin is not None):
             need_source()  # before a vault is opened
         repos, lost = reachable(repo, password_file, make=repo is None)
         # After the keys: they were loaded while those were derived.
         from backup import job  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
 
-        if paths:
+        if paths or stdin is not None:
             rules = Rules.of(
                 exclude or (), files=exclude_from or (), one_file_system=one_file_system
             )
@@ -139,7 +160,11 @@ def run(
                 retain_max=longest,
                 accept=accept,
                 rules=rules,
+                unreadable=Rules.of(allow_unreadable or ()),
+                allow_empty=allow_empty,
                 skip_unchanged=not no_skip,
+                stream=(stdin, sys.stdin.buffer) if stdin is not None else None,
+                **known_by,
             )
         elif bucket:
             from backup.vaults import open_bucket  # noqa: PLC0415
@@ -157,6 +182,7 @@ def run(
                 retain_max=longest,
                 accept=accept,
                 skip_unchanged=not no_skip,
+                **known_by,
             )
         else:
             conninfo, secret = (postgres, None) if postgres else standby()
@@ -171,13 +197,13 @@ def run(
                 retain=kept,
                 retain_max=longest,
                 accept=accept,
+                **known_by,
             )
     complete = done.complete and not lost
     problems = [*lost, *done.problems]
     made = [o for o in done.outcomes if o.snapshot is not None]
-    followed = (
-        made[0].snapshot.content.facts.get("followed", {}) if made and made[0].snapshot else {}
-    )
+    facts: dict[str, Any] = made[0].snapshot.content.facts if made and made[0].snapshot else {}
+    idle, allowed = facts.get("idle_rules", []), facts.get("allowed_problems", [])
     say(
         json,
         {
@@ -185,7 +211,9 @@ def run(
             "took_s": done.took,
             "problems": problems,
             "anomalies": list(done.anomalies),
-            "followed": followed,
+            "followed": facts.get("followed", {}),
+            "facts": {"idle_rules": idle, "own_repositories": facts.get("own_repositories", [])},
+            "allowed": allowed,
             "vaults": [
                 {
                     "vault": o.vault,
@@ -202,6 +230,7 @@ def run(
             *(f"{o.vault}: snapshot {o.snapshot.sequence}" for o in made if o.snapshot),
             *(f"INCOMPLETE: {p}" for p in problems),
             *(f"ANOMALOUS: {a}" for a in done.anomalies),
+            *(f"left out, as allowed: {a}" for a in allowed),
         ],
     )
     raise typer.Exit(0 if complete else 1)

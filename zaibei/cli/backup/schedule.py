@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zaibei.cli.backup.fallback import need_source, secret_of, standby
-from zaibei.cli.backup.shared import (
-    CLOCK,
+from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, reachable, say, told
+from zaibei.cli.backup.sources import (
+    AllowEmpty,
     Files,
-    Json,
-    Password,
-    Repo,
-    app,
-    reachable,
-    say,
+    Host,
+    Tags,
+    Unreadable,
+    demand_rules,
+    labels,
     source_of,
-    told,
 )
 from zaibei.cli.console import Lines, emit_line, talk
 from zaibei.kernel.errors import Usage
@@ -46,6 +45,10 @@ def add(
     bucket: Annotated[
         str | None, typer.Option(help="All versions of s3+https://HOST/BUCKET, or SITE/BUCKET.")
     ] = None,
+    allow_unreadable: Unreadable = None,
+    allow_empty: AllowEmpty = False,
+    host: Host = "",
+    tag: Tags = None,
     jitter: Annotated[str, typer.Option(help="Spread the start over so long.")] = "0s",
     timeout: Annotated[str, typer.Option(help="A run that takes longer is ended.")] = "12h",
     catch_up: Annotated[
@@ -65,10 +68,14 @@ def add(
     """Add a job. Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told():
         from backup.immutability import may_be  # noqa: PLC0415
+        from backup.roots import Root  # noqa: PLC0415
         from backup.schedule import model, state  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
+        demand_rules(exclude, "--exclude")
+        demand_rules(allow_unreadable, "--allow-unreadable")
+        Rules.of(allow_unreadable or ())
         Rules.of(exclude or ())  # a rule that is none is told now, not at two in the night
         if zone and not cron:
             raise Usage(f"--zone {zone} without --cron", hint="an interval counts in UTC")
@@ -91,8 +98,11 @@ def add(
         one = model.Job(
             name=name,
             created=CLOCK.now(),
-            files=tuple(str(f.absolute()) for f in paths),
+            files=tuple(map(str, paths)),
             exclude=tuple(exclude or ()),
+            unreadable=tuple(allow_unreadable or ()),
+            allow_empty=allow_empty,
+            **labels(host, tag),
             postgres=postgres,
             bucket=bucket,
             repos=tuple(repo or ()),
@@ -110,7 +120,7 @@ def add(
         state.add(one, replace=replace)
         state.save(state.jobs(), state.states(), now=CLOCK.now())
         # It may be mounted later; a name that was mistyped is seen now, and not in the morning.
-        absent = [f"{f} is not there now" for f in one.files if not Path(f).exists()]
+        absent = [f"{f} is not there now" for f in map(str, paths) if not Root.of(f).path.exists()]
     for line in absent:
         talk.print(f"note: {line!s}", markup=False, emoji=False, soft_wrap=True)
     told_of = {"job": model.to_json(one), "notes": absent}

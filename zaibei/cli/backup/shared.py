@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Encrypted backups, proven by restoring.")
 CLOCK = SystemClock()
 _INTERRUPTED = 130
+_MARK = "\ufeff"
 
 
 class Level(StrEnum):
@@ -55,10 +56,6 @@ Password = Annotated[
         envvar="ZAIBEI_PASSWORD_FILE",
         help="Its first line opens the repository.",
     ),
-]
-Files = Annotated[
-    list[str] | None,  # as text: of an empty variable Path would make the current directory
-    typer.Option("--files", metavar="PATH", help="A file or directory; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 AsOf = Annotated[
@@ -138,7 +135,15 @@ def open_with(store: Any, secret: Any) -> "Repository":
         from backup.writeonly import open_write_only  # noqa: PLC0415
 
         return open_write_only(store, secret, clock=CLOCK)
-    return open_repository(store, secret, clock=CLOCK)
+    try:
+        return open_repository(store, secret, clock=CLOCK)
+    except WrongKey:
+        if not isinstance(secret, str) or secret.startswith(_MARK):
+            raise
+        # An earlier zaibei took the byte order mark of a password file for a part of the passphrase.
+        with suppress(WrongKey):
+            return open_repository(store, _MARK + secret, clock=CLOCK)
+        raise
 
 
 @contextmanager
@@ -178,34 +183,12 @@ def _of_this_machine(bad: OSError) -> ZaibeiError:
     return ZaibeiError(message, hint=hint)
 
 
-def given(files: list[str] | None) -> list[Path]:
-    """The paths of --files. Raises Usage for one that says nothing."""
-    if files and "" in files:
-        raise Usage("--files is empty", hint="a variable that is not set? `.` is this directory")
-    return [Path(f) for f in files or ()]
-
-
 def text(said: str, option: str) -> str:
     """What people will read in a listing. Raises Usage for bytes that are no text."""
     try:
         return os.fsencode(said).decode("utf-8")
     except UnicodeError as bad:
         raise Usage(f"{option}: not text in UTF-8: {said!a}") from bad
-
-
-def source_of(files: list[str] | None, postgres: str | None, bucket: str | None) -> list[Path]:
-    """The paths, if those are the source. Raises Usage for two sources, and for one that is given and says nothing:
-    an empty variable would back up the stack's databases instead."""
-    paths = given(files)
-    if sum(s is not None for s in (files or None, postgres, bucket)) > 1:
-        raise Usage("one source a run", hint="--files, --postgres or --bucket")
-    if bucket == "":
-        raise Usage("--bucket is empty", hint="a variable that is not set?")
-    if postgres is not None:
-        from backup.conninfo import without_secrets  # noqa: PLC0415
-
-        without_secrets(postgres)
-    return paths
 
 
 def distinct(repos: "list[Repository]") -> "list[Repository]":
@@ -355,6 +338,8 @@ def snapshot_told(one: "Snapshot") -> dict[str, Any]:
         "kind": c.kind,
         "label": c.label,
         "host": c.host,
+        "tags": list(c.facts.get("tags", ())),
+        "paths": list(c.facts.get("roots", ())),
         "started": c.started,
         "finished": c.finished,
         "size_bytes": c.size_bytes,
