@@ -69,7 +69,9 @@ class Crowd:
             )
         if not never:
             return Bilingual(f"all {came} citizens were served", f"{came} 人全部得到服务")
-        share = f"{never / came:.1%}".replace("%", " %")
+        share = f"{max(never / came, 0.001):.1%}".replace("%", " %")
+        if never < 0.001 * came:
+            share = f"< {share}"
         en, zh = (
             f"{never} of {came} citizens ({share}) were never served",
             f"{came} 人中有 {never} 人（{share}）始终未得到服务",
@@ -77,17 +79,13 @@ class Crowd:
         if self.window is None or self.excused is None:
             return Bilingual(en, zh)
         inside, until_s = self.excused.offered - self.excused.ok, self.window.until_s
-        who, zh_who = (f"{inside} of them", f"其中 {inside} 人")
-        rest, zh_rest = (
-            f", {never - inside} before or after it",
-            f"，其余 {never - inside} 人在此之前或之后到来",
-        )
+        when = f"came during the outage, up to {until_s:.1f} s after the fault, which the objective allows"
+        zh_when = f"在目标所允许的中断时段内到来（故障后 {until_s:.1f} 秒以内）"
         if inside == never:
-            who, zh_who, rest, zh_rest = "all of them", "他们", "", ""
+            return Bilingual(f"{en}; all of them {when}", f"{zh}；他们都{zh_when}")
         return Bilingual(
-            f"{en}; {who} came during the outage, up to {until_s:.1f} s after the fault, which the objective"
-            f" allows{rest}",
-            f"{zh}；{zh_who}都在目标所允许的中断时段内到来（故障后 {until_s:.1f} 秒以内）{zh_rest}",
+            f"{en}; {inside or 'none'} of them {when}, {never - inside} before or after it",
+            f"{zh}；其中 {inside} 人{zh_when}，其余 {never - inside} 人在此之前或之后到来",
         )
 
 

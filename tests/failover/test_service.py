@@ -45,6 +45,19 @@ def test_an_outage_within_the_objective_can_pass_and_its_unserved_citizens_are_n
     assert check(told, "service-slo")["passed"] is True
 
 
+def test_one_unserved_citizen_of_thousands_is_not_told_as_none(tmp_path: Path) -> None:
+    came: list[float] = []
+
+    def all_but_one(at_s: float) -> float | None:
+        came.append(at_s)
+        return None if len(came) == 100 else 0.03
+
+    verdict, told = drills.told(drills.run(tmp_path, served=all_but_one, length_s=1.0))
+
+    assert verdict.ruling is Ruling.PASS, verdict.reasons
+    assert re.match(r"1 of \d+ citizens \(< 0\.1 %\) were never served; none of them", told["summary"][0]["en"])  # fmt: skip
+
+
 @pytest.mark.attack
 def test_without_the_excuse_thirty_percent_unserved_are_no_pass(tmp_path: Path) -> None:
     made = drills.run(tmp_path, traffic={"outage": "judged"})

@@ -138,8 +138,9 @@ def _tell(r: dict[str, Any]) -> None:
         talk.print(f"  {reason}", markup=False)
     for line in r.get("summary", []):  # drills of earlier versions have none
         talk.print(f"  {line['en']}", markup=False)
-    table = Table("what", "measured", "objective", box=None, pad_edge=False, header_style="dim")
     goal, b = r["objective"], r["backup"]
+    whose = f"objective of {goal['database']}" if goal.get("database") else "objective"
+    table = Table("what", "measured", whose, box=None, pad_edge=False, header_style="dim")
     table.add_row("RTO, first good write", _s(r["rto_first_s"]), f"≤ {goal['rto_s']:g} s")
     table.add_row("RTO, stable again", _s(r["rto_stable_s"]), f"≤ {goal['rto_s']:g} s")
     table.add_row(
@@ -199,7 +200,10 @@ def _tell_judged(table: "Table", judged: dict[str, Any] | None) -> None:
         return
     whom = "all citizens" if judged["outage"] is None else "citizens outside the outage"
     served = f"{judged['offered'] - judged['unserved']} of {judged['offered']}"
-    goals = {c["what"]: c["wanted"] for c in judged["slo"] or judged["expectation"]}
+    goals = {
+        c["what"]: c["wanted"].replace(">=", "≥").replace("<=", "≤")
+        for c in judged["slo"] or judged["expectation"]
+    }
     table.add_row(f"served: {whom}", served, goals.get("success_ratio", ""))
     table.add_row("p99 of good answers", _ms(judged["answer_p99_ms"]), goals.get("answer_p99", ""))
 
