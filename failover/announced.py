@@ -18,10 +18,17 @@ from failover.not_measured import not_measured
 from failover.required import service_of
 from failover.verdict import bounds_of
 from zaibei import config
+from zaibei.config.model import Stack
+from zaibei.evidence.calendar import Planned
 from zaibei.kernel.bilingual import Bilingual
 
 if TYPE_CHECKING:
     from failover.drill import Run
+
+
+def planned(stack: Stack) -> list[Planned]:
+    """The stack's calendar, as the log records it."""
+    return [Planned(scenario=c.scenario, every=c.every, owner=c.owner) for c in stack.calendar]
 
 
 def announce(run: "Run", into: Path) -> list[Path]:

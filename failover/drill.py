@@ -42,6 +42,7 @@ from loadtest.results import SurgeResult
 from zaibei import config
 from zaibei.config.model import Objective, Role, Stack
 from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
+from zaibei.evidence.calendar import record_due
 from zaibei.kernel.bilingual import Bilingual, joined
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Invalid, Refused
@@ -134,6 +135,7 @@ class Finished:
     result: dict[str, Any]  # the drill's JSON; also the predicate of its outcome
     pack: Path
     folder: Path
+    checkpoint: str  # SIZE:ROOT of the log, to be noted
 
 
 def lock() -> Path:
@@ -184,6 +186,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         artefacts.mkdir()
         files = announced.announce(run, artefacts)
         evidence = Evidence.open(default_dir(), clock)
+        record_due(evidence, announced.planned(asked.stack))
         intent = evidence.record(Kind.INTENT, announced.intent(run), subject=files)
         ending.enter_context(_shown_to_monitors(run))
         try:
@@ -447,6 +450,9 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
     )))  # fmt: skip
     kept = [artefacts / n.name for n in named if n.sha256]
     entry = evidence.record(Kind.OUTCOME, result, subject=kept)
+    record_due(
+        evidence, announced.planned(run.asked.stack)
+    )  # this drill answered its date; the next one
     packed = pack(
         evidence, entries=[intent.index, entry.index], artefacts_dir=artefacts,
         dest=run.folder / "pack", title=f"{run.asked.scenario.title.en} · {run.drill_id}",
@@ -456,7 +462,12 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
         raise Invalid(f"the pack that was just made does not verify: {found}")
     write_atomic(run.folder / "result.json", json.dumps(result, ensure_ascii=False, indent=2))
     return Finished(
-        drill_id=run.drill_id, verdict=verdict, result=result, pack=packed, folder=run.folder
+        drill_id=run.drill_id,
+        verdict=verdict,
+        result=result,
+        pack=packed,
+        folder=run.folder,
+        checkpoint=str(found.noted),
     )
 
 

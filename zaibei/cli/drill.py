@@ -85,7 +85,11 @@ def run(
         finished = drill(asked, clock=clock, progress=told)
         told.step("drawing the report")
         report = drill_report(finished.pack, finished.folder / "report.html", "both")
-    result = finished.result | {"evidence_pack": str(finished.pack), "report": str(report)}
+    result = finished.result | {
+        "evidence_pack": str(finished.pack),
+        "report": str(report),
+        "checkpoint": finished.checkpoint,
+    }
     last = state_dir() / "drills" / "last.json"
     last.write_text(jsonlib.dumps({"drill_id": finished.drill_id, **_paths(result)}))
     if json:
@@ -192,6 +196,8 @@ def _tell(r: dict[str, Any]) -> None:
         talk.print(f"{mark} {check['name']:18} ", end="")
         talk.print(check["detail"], markup=False, style="dim")
     talk.print(f"\nevidence  {r['evidence_pack']}\nreport    {r['report']}", markup=False)
+    if noted := r.get("checkpoint"):
+        talk.print(f"note down  checkpoint {noted}", markup=False)
 
 
 def _tell_judged(table: "Table", judged: dict[str, Any] | None) -> None:

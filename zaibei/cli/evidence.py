@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zaibei.cli import witness
 from zaibei.cli.console import emit
 from zaibei.kernel.errors import Damage, Invalid
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:  # cryptography is slow to import, and `zaibei --help` needs n
 app = typer.Typer(no_args_is_help=True, help="Signed statements that anybody can check.")
 
 _CELL_MAX = 60  # of a table; --json has it whole
+app.add_typer(witness.app, name="witness")
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Where = Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence.")]
 Trusted = Annotated[
@@ -34,6 +37,35 @@ def init(*, evidence: Where = None, json: Json = False) -> None:
 
     made = Evidence.open(evidence or default_dir(), SystemClock())
     _tell_keys(made, json=json)
+
+
+@app.command()
+def schedule(
+    stack: Annotated[
+        Path | None, typer.Option("--stack", help="stack.yaml; default: the sample")
+    ] = None,
+    *,
+    evidence: Where = None,
+    json: Json = False,
+) -> None:
+    """Record which drills the stack's calendar makes due, unless it is recorded already."""
+    from failover.announced import planned
+    from zaibei.cli.choice import chosen_stack
+    from zaibei.evidence import Evidence, default_dir
+    from zaibei.evidence.calendar import due, record_due
+    from zaibei.kernel.clock import SystemClock
+
+    clock = SystemClock()
+    wanted = planned(chosen_stack(stack))
+    held = Evidence.open(evidence or default_dir(), clock)
+    made = record_due(held, wanted)
+    found = due(held.entries(), wanted, now=clock.now())
+    if json:
+        emit({"recorded": made.index if made else None, "due": found})
+        return
+    for one in found:
+        print(f"{one['by']}  {one['scenario']}  {one['owner']}")
+    print(f"recorded as entry {made.index}" if made else "recorded already")
 
 
 @app.command()

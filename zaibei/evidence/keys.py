@@ -50,16 +50,21 @@ class PublicKeys:
         return {name: pem for name, pem in found.items() if pem is not None}
 
 
+def make_ed25519_once(directory: Path) -> None:
+    secret = directory / "ed25519.key"
+    if not secret.exists():
+        write_atomic(secret, _pem(ed25519.Ed25519PrivateKey.generate()), mode=_PRIVATE)
+
+
 def make_once(directory: Path) -> None:
     """Create what is missing. Safe to repeat after a crash in the middle."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     p256, ed = directory / "p256.key", directory / "ed25519.key"
+    make_ed25519_once(directory)
     if not p256.exists():
         write_atomic(p256, _pem(ec.generate_private_key(ec.SECP256R1())), mode=_PRIVATE)
-    if not ed.exists():
-        write_atomic(ed, _pem(ed25519.Ed25519PrivateKey.generate()), mode=_PRIVATE)
-    write_atomic(p256.with_suffix(".pub"), _public_pem(p256_private(directory).public_key()))
-    write_atomic(ed.with_suffix(".pub"), _public_pem(ed25519_private(directory).public_key()))
+    write_atomic(p256.with_suffix(".pub"), public_pem(p256_private(directory).public_key()))
+    write_atomic(ed.with_suffix(".pub"), public_pem(ed25519_private(directory).public_key()))
     second = directory / "sm2.key"
     try:
         if not second.exists():
@@ -195,5 +200,5 @@ def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
     return key.private_bytes(ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption())
 
 
-def _public_pem(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:
+def public_pem(key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey) -> bytes:
     return key.public_bytes(ser.Encoding.PEM, ser.PublicFormat.SubjectPublicKeyInfo)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from zaibei.evidence import dsse, keys, kinds, log, note, sm2, statement, tree
+from zaibei.evidence.remote_witness import declared
 from zaibei.evidence.statement import RECORDED_AT, Statement, Subject
-from zaibei.evidence.witness import Witness
+from zaibei.evidence.witness import Cosigner, origin_of
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Busy, Damage, Missing, Refused, ToolFailed, Usage
+from zaibei.kernel.errors import Busy, Damage, Missing, Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.log import logger
 from zaibei.kernel.state import sole, state_dir, write_atomic
 
@@ -41,26 +42,34 @@ def default_dir() -> Path:
 class Evidence:
     """`open` it, then `record`. Nothing is held open between calls."""
 
-    def __init__(self, directory: Path, clock: Clock, witnesses: Sequence[Witness]) -> None:
+    def __init__(self, directory: Path, clock: Clock, witnesses: Sequence[Cosigner]) -> None:
         self.directory = directory
         self.clock = clock
         self.witnesses = tuple(witnesses)
         self.keys = keys.public(directory / "keys")
+        self._asks_each = False  # the witnesses, after each record
         self._known: dict[bytes, Entry] = {}  # by leaf hash: what was checked once is checked
 
     @classmethod
-    def open(cls, directory: Path, clock: Clock, *, witnesses: Sequence[Witness] = ()) -> Self:
-        """Make keys and an empty log the first time; afterwards only read."""
+    def open(
+        cls, directory: Path, clock: Clock, *, witnesses: Sequence[Cosigner] | None = None
+    ) -> Self:
+        """Make keys and an empty log the first time; afterwards only read.
+
+        Without `witnesses`: those declared beside the log, which are asked after each record too.
+        """
         if not (directory / "log" / log.WHOLE).exists():
             with _writing(directory, clock):
                 log.refuse_orphans(directory / "log")
                 keys.make_once(directory / "keys")
                 log.create(
                     directory / "log",
-                    origin=_origin(keys.public(directory / "keys")),
+                    origin=origin_of(keys.public(directory / "keys").ed25519),
                     sign=lambda head: _signed(directory / "keys", head),
                 )
-        return cls(directory, clock, witnesses)
+        self = cls(directory, clock, declared(directory) if witnesses is None else witnesses)
+        self._asks_each = witnesses is None
+        return self
 
     @classmethod
     def existing(cls, directory: Path, clock: Clock) -> Self:
@@ -77,7 +86,7 @@ class Evidence:
                     "so does the first drill",
                 ),
             )
-        return cls(directory, clock, ())
+        return cls(directory, clock, declared(directory))
 
     def record(
         self,
@@ -106,6 +115,9 @@ class Evidence:
                 raise Refused(f"not recorded: {reason}", hint="record the intent before the drill")
             held = log.append(self._log, held, envelope)
             log.publish(self._log, held, sign=self._sign)
+        if self._asks_each and self.witnesses:
+            # A witness that saw another history raises here: before a fault is made, at the intent.
+            self.checkpoint()
         return entry
 
     def checkpoint(self) -> bytes:
@@ -172,14 +184,13 @@ class Evidence:
             raise Damage("the checkpoint of the log is not signed by the key of the log")
 
     def _cosign(
-        self, witness: Witness, held: log.Contents, signed: note.Note
+        self, witness: Cosigner, held: log.Contents, signed: note.Note
     ) -> note.SignatureLine | None:
-        last = witness.last()
-        old = last.size if last else 0
-        proof = tree.consistency(held.leaves, old) if 0 < old <= len(held.leaves) else []
         try:
-            return witness.cosign(signed.encode(), proof)
-        except (OSError, Busy) as away:
+            return witness.ask(
+                signed.encode(), lambda old: tree.consistency(held.leaves[: held.head.size], old)
+            )
+        except (OSError, Busy, Unreachable) as away:
             _say.warning("evidence.witness_absent", witness=witness.name, error=str(away))
             return None
 
@@ -206,10 +217,6 @@ def step(entry: Entry) -> kinds.Step:
         predicate_type=entry.statement.predicate_type,
         drill_id=entry.statement.drill_id,
     )
-
-
-def _origin(public: keys.PublicKeys) -> str:
-    return f"urn:zaibei:log:{keys.fingerprint(public.ed25519)[:16]}"
 
 
 def _signed(directory: Path, head: note.Checkpoint) -> bytes:

@@ -16,7 +16,7 @@ from zaibei.evidence.record import Entry
 from zaibei.evidence.statement import RECORDED_AT
 
 VERDICTS = ("PASS", "FAIL", "INVALID")
-_MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
+MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
 _ITEM = {"by", "drill", "every_s", "owner", "scenario"}
 _BY = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\dZ)?")
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
@@ -83,7 +83,7 @@ def call_roll(logged: Sequence[Entry], *, chosen: frozenset[int], as_of: str) ->
     schedules = [e for e in logged if e.statement.predicate_type == Kind.SCHEDULE]
     notes = [] if schedules else ["schedule: none"]
     due: list[Due] = []
-    now = max([as_of, *(s for e in logged if (s := _stamp(e)))], key=lambda s: s[:19])
+    now = max([as_of, *(s for e in logged if (s := stamp_of(e)))], key=lambda s: s[:19])
     for entry in schedules:
         items = due_items(entry)
         if items is None:
@@ -143,8 +143,8 @@ def _answered(index: int, name: str, by: str, logged: Sequence[Entry], *, now: s
         said = entry.statement
         verdict = said.predicate.get("verdict")
         names = (said.predicate.get("scenario"), said.drill_id)
-        stamp = _stamp(entry)
-        if said.predicate_type != Kind.OUTCOME or verdict not in _MEASURED or name not in names:
+        stamp = stamp_of(entry)
+        if said.predicate_type != Kind.OUTCOME or verdict not in MEASURED or name not in names:
             continue
         if stamp is not None:
             in_time = stamp[:length] <= by[:length]
@@ -186,6 +186,6 @@ def _verdict(entry: Entry) -> str:
     return said if said in VERDICTS else "no verdict"
 
 
-def _stamp(entry: Entry) -> str | None:
+def stamp_of(entry: Entry) -> str | None:
     said = entry.statement.predicate.get(RECORDED_AT)
     return said if isinstance(said, str) and _STAMP.fullmatch(said) else None

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -16,7 +15,6 @@ from zaibei.kernel.errors import Damage, Usage
 WITNESS = re.compile(r"witness-(?P<name>[A-Za-z0-9_-]+)\.pub")
 _OWN = ("ed25519.pub", "p256.pub", "sm2.pub")
 _HEX = re.compile(r"[0-9a-f]{64}")
-_LAST_SECOND = 253_402_300_799  # of the year 9999: a time past it has no RFC 3339 form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,22 +135,9 @@ def _cosignatures(
         name = line.name.removeprefix(witness.key_name(""))
         pem = public[f"witness-{name}.pub"]
         value = keys.fingerprint(pem)
-        at = _cosigned_at(line, keys.load_ed25519(pem), text)
+        at = witness.cosigned_at(line, keys.load_ed25519(pem), text)
         found.append(Cosignature(witness=name if value in trusted else None, key=value, at=at))
     return tuple(found)
-
-
-def _cosigned_at(line: note.SignatureLine, key: Ed25519PublicKey, text: bytes) -> str:
-    stamp = int.from_bytes(line.signature[:8], "big")
-    if line.key_id != witness.cosigner_id(line.name, key):
-        raise Damage(f"{line.name} is signed by another key")
-    try:
-        key.verify(line.signature[8:], witness.cosigned(stamp, text))
-    except InvalidSignature as bad:
-        raise Damage(f"the signature of {line.name} does not hold") from bad
-    if stamp > _LAST_SECOND:
-        raise Damage(f"the time of {line.name} is none: {stamp}")
-    return datetime.fromtimestamp(stamp, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _load(name: str, pem: bytes) -> None:

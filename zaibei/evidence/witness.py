@@ -5,11 +5,12 @@ what the witness remembers. It lives in a folder of its own, best at another sit
 that the hands are different is an organisation's promise, not something a signature shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization as ser
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from zaibei.evidence import keys, note, tree
@@ -17,22 +18,30 @@ from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.state import sole, write_atomic
 
+_LAST_SECOND = 253_402_300_799  # of the year 9999: a time past it has no RFC 3339 form
+
 
 class Witness:
-    def __init__(self, directory: Path, *, name: str, log_key: bytes, clock: Clock) -> None:
-        """`log_key`: the log's Ed25519 key as PEM, brought here by people. It is kept and not changed."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str,
+        log_key: bytes,
+        clock: Clock,
+        key_directory: Path | None = None,
+    ) -> None:
+        """`log_key`: the log's Ed25519 key as PEM, brought here by people. It is kept and not changed.
+
+        `key_directory`: where the witness's own key lies, when it watches several logs with one key.
+        """
         self.name = name
         self._dir = directory
         self._clock = clock
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         with sole(directory / "lock", what=f"the witness {name}"):
-            secret = directory / "ed25519.key"
-            if not secret.exists():
-                fresh = ed25519.Ed25519PrivateKey.generate()
-                pem = fresh.private_bytes(
-                    ser.Encoding.PEM, ser.PrivateFormat.PKCS8, ser.NoEncryption()
-                )
-                write_atomic(secret, pem, mode=0o600)
+            if key_directory is None:
+                keys.make_ed25519_once(directory)
             pinned = directory / "log.pub"
             if not pinned.exists():
                 write_atomic(pinned, log_key)
@@ -42,7 +51,7 @@ class Witness:
                     hint="compare fingerprints: zaibei evidence keys",
                 )
         self._log_key = keys.load_ed25519(log_key)
-        self._key = keys.ed25519_private(directory)
+        self._key = keys.ed25519_private(key_directory or directory)
 
     @property
     def key_name(self) -> str:
@@ -50,9 +59,7 @@ class Witness:
 
     @property
     def public(self) -> bytes:
-        return self._key.public_key().public_bytes(
-            ser.Encoding.PEM, ser.PublicFormat.SubjectPublicKeyInfo
-        )
+        return keys.public_pem(self._key.public_key())
 
     def last(self) -> note.Checkpoint | None:
         """What it saw last."""
@@ -61,6 +68,18 @@ class Witness:
         except FileNotFoundError:
             return None
         return note.parse_checkpoint(note.parse(raw).text)
+
+    def ask(self, checkpoint: bytes, prove: Callable[[int], Sequence[bytes]]) -> note.SignatureLine:
+        """As a witness at another site is asked: it says what it saw, and gets the proof from there."""
+        last = self.last()
+        size = note.parse_checkpoint(note.parse(checkpoint).text).size
+        old = last.size if last else 0
+        return self.cosign(checkpoint, prove(old) if 0 < old <= size else [])
+
+    def check(self, checkpoint: bytes) -> None:
+        """Raises Damage unless the log's own key signed it."""
+        seen = note.parse(checkpoint)
+        _check_log_signature(seen, note.parse_checkpoint(seen.text).origin, self._log_key)
 
     def cosign(self, checkpoint: bytes, proof: Sequence[bytes]) -> note.SignatureLine:
         """Sign a head that continues the last one. Raises Damage or Refused and then remembers the old.
@@ -88,6 +107,25 @@ class Witness:
             )
 
 
+class Cosigner(Protocol):
+    """Whoever signs a head that continues the last one it saw: here in a folder, or at another site."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key_name(self) -> str: ...
+    @property
+    def public(self) -> bytes: ...
+    def ask(self, checkpoint: bytes, prove: Callable[[int], Sequence[bytes]]) -> note.SignatureLine:
+        """Raises OSError, Busy or Unreachable when it is away, Refused when it saw another history."""
+        ...
+
+
+def origin_of(log_key: bytes) -> str:
+    """The name of a log, from the Ed25519 key it was begun with."""
+    return f"urn:zaibei:log:{keys.fingerprint(log_key)[:16]}"
+
+
 def key_name(witness: str) -> str:
     return f"urn:zaibei:witness:{witness}"
 
@@ -99,6 +137,20 @@ def cosigner_id(name: str, key: ed25519.Ed25519PublicKey) -> bytes:
 def cosigned(stamp: int, text: bytes) -> bytes:
     """The message of a C2SP cosignature/v1."""
     return b"cosignature/v1\ntime %d\n%s" % (stamp, text)
+
+
+def cosigned_at(line: note.SignatureLine, key: ed25519.Ed25519PublicKey, text: bytes) -> str:
+    """When a witness signed, by its own clock. Raises Damage for a line that is not its key's."""
+    stamp = int.from_bytes(line.signature[:8], "big")
+    if line.key_id != cosigner_id(line.name, key):
+        raise Damage(f"{line.name} is signed by another key")
+    try:
+        key.verify(line.signature[8:], cosigned(stamp, text))
+    except InvalidSignature as bad:
+        raise Damage(f"the signature of {line.name} does not hold") from bad
+    if stamp > _LAST_SECOND:
+        raise Damage(f"the time of {line.name} is none: {stamp}")
+    return datetime.fromtimestamp(stamp, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _check_log_signature(seen: note.Note, origin: str, key: ed25519.Ed25519PublicKey) -> None:
