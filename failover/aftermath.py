@@ -77,6 +77,10 @@ class Returned:
     disagreeing: tuple[str, ...]
     replica_detail: str
 
+    @property
+    def compared(self) -> bool:
+        return self.divergent >= 0
+
 
 def mark_point(run: "Run") -> Point:
     """Name this moment in the WAL and close its segment, so that the archive can hold it whole."""
@@ -220,7 +224,7 @@ def fail_back(run: "Run") -> Returned:
             what=f"{old} to follow {wrote} again", deadline=_REJOIN, clock=run.clock,
         )  # fmt: skip
     except Unreachable as never:
-        return _not_returned(run, never.message, begun)
+        return not_returned(run, never.message, begun)
     healed, divergent, object_detail = _converge(run)
     disagreeing, replica_detail = _compare_replicas(run)
     took_over: timedelta | None = None
@@ -234,7 +238,7 @@ def fail_back(run: "Run") -> Returned:
                 what="the steady state", deadline=_STEADY, clock=run.clock,
             )  # fmt: skip
         except (Refused, Unreachable) as no:
-            return _not_returned(run, no.message, begun)
+            return not_returned(run, no.message, begun)
     writer, _ = writer_now(run)
     return Returned(
         done=writer == run.writer,
@@ -252,10 +256,11 @@ def fail_back(run: "Run") -> Returned:
     )  # fmt: skip
 
 
-def _not_returned(run: "Run", why: str, begun: float) -> Returned:
+def not_returned(run: "Run", why: str, begun: float) -> Returned:
     return Returned(
         done=False, detail=quoted(why), took=timedelta(seconds=run.clock.monotonic() - begun),
-        switchover=None, writer=writer_now(run)[0] or None, healed=0, divergent=-1,
+        switchover=None, healed=0, divergent=-1,
+        writer=(run.late("writer-now", lambda: writer_now(run)) or ("", None))[0] or None,
         object_detail=_NOT_COMPARED, disagreeing=(_NOT_COMPARED,), replica_detail=_NOT_COMPARED,
     )  # fmt: skip
 

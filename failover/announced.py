@@ -71,7 +71,14 @@ def intent(run: "Run") -> dict[str, Any]:
         "plan_sha256": hashlib.sha256(raw.canonical(plan(run))).hexdigest(),
         "service": _promised(run),
         "not_measured": [str(n) for n in missing(run)],
+        **_overruled(run),
     }
+
+
+def _overruled(run: "Run") -> dict[str, Any]:
+    """What the preflight found against the drill, and a person overruled by name."""
+    found = [{"name": f.name, "state": f.state.value, "detail": f.detail} for f in run.despite]
+    return {"despite": found} if found else {}
 
 
 def missing(run: "Run") -> tuple[Bilingual, ...]:

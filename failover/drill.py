@@ -7,18 +7,20 @@ that the dead-man undoes, an intent in the log that shows it was tried, and a le
 
 import json
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backup import job, status
 from backup.receiver import WalArchiver
 from backup.repository import Repository
-from failover import aftermath, announced, ground, outcome, raw, readback, service, who
+from failover import aftermath, announced, ground, outcome, raw, readback, recovery, service, who
+from failover import preflight as fitness
 from failover.check import Findings, check
 from failover.clients import Rates
 from failover.clients.alone import ClientPlan, Clients
@@ -45,17 +47,16 @@ from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
 from zaibei.evidence.calendar import record_due
 from zaibei.kernel.bilingual import Bilingual, joined
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Invalid, Refused
+from zaibei.kernel.errors import Invalid, Refused, ZaibeiError, in_a_line
 from zaibei.kernel.ids import new_id
 from zaibei.kernel.progress import Progress, Silent
 from zaibei.kernel.state import marked, sole, state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
+_T = TypeVar("_T")
 _DEADMAN = timedelta(minutes=10)  # no drill keeps a site broken for longer
-_STABLE_WINDOW = timedelta(seconds=5)
+_WORDS = 1000  # characters of an error that go into the detail of a check
 _SETTLE = timedelta(seconds=60)
-_LOOK_EVERY = timedelta(seconds=1)
-_BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Asked:
     seed: int
     prepare: bool
     keep_lab: bool  # False: with `prepare`, take the lab down again
+    despite: tuple[str, ...] = ()  # questions of the preflight whose answer is overruled
     scale: float = 1.0
 
 
@@ -104,6 +106,11 @@ class Run:
     returned: aftermath.Returned | None = None
     control: ControlResult | None = None
     checks: list[CheckResult] = field(default_factory=list)
+    cut: recovery.Cut | None = None  # the fault was ended before its time
+    despite: tuple[fitness.Finding, ...] = ()  # what spoke against the drill and was overruled
+    trouble: dict[str, str] = field(
+        default_factory=dict
+    )  # steps after the fault that failed, and why
     memory_bytes_max: int = 0
     rpo_wal: timedelta | None = None
 
@@ -126,6 +133,22 @@ class Run:
 
     def did_not_run(self, name: str, why: str) -> None:
         self.checks.append(CheckResult(name=name, ran=False, passed=False, detail=why))
+
+    def late(self, step: str, do: Callable[[], _T]) -> _T | None:
+        """A step after the fault: when it fails, that is in `trouble`, and the drill goes on to its verdict."""
+        try:
+            return do()
+        except Exception as failed:  # noqa: BLE001 - also a defect of ours must not erase what was measured
+            self.went_wrong(step, failed)
+            return None
+
+    def went_wrong(self, step: str, failed: Exception) -> None:
+        known = isinstance(failed, ZaibeiError)
+        said = in_a_line(failed) if known else f"{type(failed).__name__}: {failed}"
+        self.trouble[step] = " ".join(said.split())[:_WORDS]
+        self.progress.note(f"{step}: {self.trouble[step]}")
+        with (self.folder / "trouble.log").open("a") as log:
+            log.write(f"{step}:\n{''.join(traceback.format_exception(failed))}\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +182,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             preflight.check(state_dir())  # what cannot even begin leaves nothing to take down
         if asked.prepare and not asked.keep_lab:
             # Inside the lock: a drill that was refused must not take the lab of the one that runs.
-            ending.callback(lab_of_this_machine.down, clock=clock, progress=progress)
+            ending.callback(_take_down, clock, progress)
         lab, access = ground.make_ready(
             asked.stack,
             prepare_all=asked.prepare,
@@ -167,11 +190,11 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             clock=clock,
             progress=progress,
         )
-        if not asked.prepare and (why := ground.why_no_recent_backup(asked.stack, now=clock.now())):
-            raise Refused(
-                f"no recent backup: {why}",
-                hint=("zaibei backup run", "or --prepare, which takes one before the fault"),
-            )
+        fitness.settle(clock)
+        question = fitness.Asked(
+            stack=asked.stack, lab=lab, access=access, clock=clock, backup=not asked.prepare
+        )
+        despite = fitness.demand(fitness.check(question), despite=asked.despite)
         drill_id = new_id("drill", clock, ground.rng_of(asked.seed, str(clock.monotonic())))
         run = Run(
             drill_id=drill_id, asked=asked, folder=state_dir() / "drills" / drill_id, lab=lab,
@@ -180,6 +203,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             survivor=ground.site_of(asked.stack, Role.SAME_CITY),
             remote=ground.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
             run_by=who.ran_by(asked.stack),
+            despite=despite,
         )  # fmt: skip
         run.folder.mkdir(parents=True)
         artefacts = run.folder / "artefacts"
@@ -203,60 +227,89 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
 
 
 def _make_happen(run: Run) -> None:
-    """The story. Whatever fails in it, the fault is undone and the clients are stopped."""
-    with ExitStack() as ending:
-        stopping = threading.Event()
-        repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
-        archiver = ending.enter_context(_archiving(run, repos, stopping))
-        traffic = _start_clients(run, ending)
-        surge = _start_surge(run, ending)
-        run.backup = _take_backup(run, repos)
-        _hold_steady(run, traffic)
-        run.point = aftermath.mark_point(run)
-        wait_until(
-            lambda: aftermath.why_not_archived(run, archiver),
-            what="the point of recovery to be in both vaults", deadline=_SETTLE, clock=run.clock,
-        )  # fmt: skip
-        ending.enter_context(deadman.watching(run.lab, deadline=_DEADMAN))
-        watch = ending.enter_context(
-            Watch(run.access, site=run.survivor, was_leader=run.writer, clock=run.clock)
-        )
-        run.watch = watch
-        run.epochs["before"] = aftermath.writer_now(run)
-        lag = archiver.lag()
-        run.rpo_wal = lag
-        run.injected = _break(run, traffic)
-        _wait_for_recovery(run, traffic)
-        run.epochs["after"] = aftermath.writer_now(run)
-        run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
-        run.surge = _stop_surge(run, surge)
-        run.progress.step("stopping client traffic and closing its ledger")
-        run.counts = traffic.stop()
-        watch.__exit__(None, None, None)
-        _read_back(run)
-        with ThreadPoolExecutor(2) as pool:
-            restoring = pool.submit(aftermath.restore_and_compare, run, repos)
-            run.progress.step(f"bringing {run.injected.fault.site} back")
-            journal.undo(run.injected.fault_id, run.lab, run.clock)
-            run.returned = aftermath.fail_back(run)
-            run.progress.step(
-                "restoring the backup in a clean room and comparing it with the ledger"
-            )
-            run.restored = restoring.result()
-            if run.restored.verified:
-                status.restore_verified(
-                    run.restored.vault, sequence=run.restored.snapshot, at=run.clock.now(),
-                    took_s=run.restored.took.total_seconds(),
-                )  # fmt: skip
-        stopping.set()
+    """The story. Whatever fails in it, the fault is undone and the clients are stopped. What fails after the fault is
+    a check that failed or did not run: it takes nothing away that was measured before.
+    """
+    try:
+        with ExitStack() as ending:
+            _story(run, ending)
+    except Exception as failed:
+        if run.injected is None:
+            raise  # nothing was broken, so there is nothing to conclude
+        run.went_wrong("ending", failed)
     run.progress.step("the negative control: a sabotaged pair that the checker must condemn")
-    run.control = run_control(run.folder / "control", run.clock, run.asked.seed, Silent())
-    left = trace.differences(run.before, trace.trace(run.lab))
-    run.holds(
-        "nothing-left",
-        passed=not left,
-        detail=joined(left[:5]) or Bilingual("the traces are equal", "前后痕迹一致"),
+    run.control = run.late(
+        "control",
+        lambda: run_control(run.folder / "control", run.clock, run.asked.seed, Silent()),
     )
+    left = run.late("traces", lambda: trace.differences(run.before, trace.trace(run.lab)))
+    if left is None:
+        run.did_not_run("nothing-left", run.trouble["traces"])
+    else:
+        run.holds(
+            "nothing-left",
+            passed=not left,
+            detail=joined(left[:5]) or Bilingual("the traces are equal", "前后痕迹一致"),
+        )
+
+
+def _story(run: Run, ending: ExitStack) -> None:
+    guard = ending.enter_context(deadman.watching(run.lab, deadline=_DEADMAN))
+    stopping = threading.Event()
+    repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
+    archiver = ending.enter_context(_archiving(run, repos, stopping))
+    traffic = _start_clients(run, ending)
+    surge = _start_surge(run, ending)
+    run.backup = _take_backup(run, repos)
+    _hold_steady(run, traffic, surge)
+    run.point = aftermath.mark_point(run)
+    wait_until(
+        lambda: aftermath.why_not_archived(run, archiver),
+        what="the point of recovery to be in both vaults", deadline=_SETTLE, clock=run.clock,
+    )  # fmt: skip
+    watch = ending.enter_context(
+        Watch(run.access, site=run.survivor, was_leader=run.writer, clock=run.clock)
+    )
+    run.watch = watch
+    run.epochs["before"] = aftermath.writer_now(run)
+    run.rpo_wal = archiver.lag()
+    guard.arm()
+    ending.callback(journal.undo_all, run.lab, run.clock)  # before anything else is ended
+    run.injected = _break(run, traffic)
+    run.late("recovery", lambda: recovery.wait(run, traffic, surge))
+    run.epochs["after"] = run.late("writer", lambda: aftermath.writer_now(run)) or ("", None)
+    run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
+    run.surge = run.late("surge", lambda: _stop_surge(run, surge))
+    run.progress.step("stopping client traffic and closing its ledger")
+    run.counts = run.late("clients", traffic.stop)
+    watch.__exit__(None, None, None)
+    _judge_takeover(run)
+    run.late("read-back", lambda: _read_back(run))
+    with ThreadPoolExecutor(2) as pool:
+        restoring = pool.submit(aftermath.restore_and_compare, run, repos)
+        run.progress.step(f"bringing {run.injected.fault.site} back")
+        begun = run.clock.monotonic()
+        run.returned = run.late("return", lambda: _bring_back(run))
+        if run.returned is None:
+            run.returned = aftermath.not_returned(run, run.trouble["return"], begun)
+        run.progress.step("restoring the backup in a clean room and comparing it with the ledger")
+        run.restored = run.late("restore", lambda: _restored(run, restoring))
+    stopping.set()
+
+
+def _bring_back(run: Run) -> aftermath.Returned:
+    assert run.injected is not None
+    journal.undo(run.injected.fault_id, run.lab, run.clock)
+    return aftermath.fail_back(run)
+
+
+def _restored(run: Run, restoring: "Future[aftermath.Restored]") -> aftermath.Restored:
+    done = restoring.result()
+    if done.verified:
+        status.restore_verified(
+            done.vault, sequence=done.snapshot, at=run.clock.now(), took_s=done.took.total_seconds()
+        )
+    return done
 
 
 def _start_clients(run: Run, ending: ExitStack) -> Clients:
@@ -324,7 +377,7 @@ def _take_backup(run: Run, repos: list[Repository]) -> job.Run:
     return made
 
 
-def _hold_steady(run: Run, traffic: Clients) -> None:
+def _hold_steady(run: Run, traffic: Clients, surge: surge_run.Surge | None) -> None:
     run.progress.step("steady state: traffic before the fault")
     spec = run.asked.scenario.traffic
     begun = run.clock.monotonic()
@@ -333,6 +386,10 @@ def _hold_steady(run: Run, traffic: Clients) -> None:
         run.clock.sleep(timedelta(milliseconds=500))
     if why := ground.why_not_steady(run.asked.stack, run.access):
         raise Invalid(f"the stack left its steady state before the fault: {why}")
+    if why := recovery.why_load_is_gone(surge):
+        raise Invalid(
+            f"before the fault {why}", hint=f"see {run.folder / 'surge' / 'engine-0.log'}"
+        )
     if not traffic.snapshot().ok:
         raise Invalid("no write was acknowledged before the fault", hint="zaibei lab status")
 
@@ -347,51 +404,28 @@ def _break(run: Run, traffic: Clients) -> Injected:
     return injected
 
 
-def _wait_for_recovery(run: Run, traffic: Clients) -> None:
-    """Until acknowledged writes have flowed for a while again, or the scenario's patience ends. A drill
-    whose service never comes back is not aborted: its verdict is FAIL, and it is judged like any other.
-    """
-    assert run.injected is not None
-    scenario = run.asked.scenario
-    run.progress.step("waiting for the service to come back")
-    patience = scenario.recover_within.total_seconds()
-    wanted = (_STABLE_WINDOW + scenario.traffic.after).total_seconds()
-    good_since: float | None = None
-    before = traffic.snapshot()
-    while (now := run.clock.monotonic()) - run.injected.acknowledged_s < patience:
-        run.clock.sleep(_LOOK_EVERY)
-        seen = traffic.snapshot()
-        ok = seen.ok - before.ok
-        bad = seen.fail + seen.info - before.fail - before.info
-        before = seen
-        if not ok or bad > _BAD_SHARE * ok:
-            good_since = None
-        elif good_since is None:
-            good_since = now
-        elif now - good_since >= wanted and _taken_over(run):
-            return
-        broken_for = int(now - run.injected.acknowledged_s)
-        run.progress.done(broken_for, int(patience), unit="s since the fault")
-
-
-def _taken_over(run: Run) -> bool:
-    return not run.asked.scenario.takeover or run.watch is None or run.watch.writer == run.survivor
-
-
 def _read_back(run: Run) -> None:
     run.progress.step("reading every write back from the writer")
     assert run.injected is not None
     reader = Reader(run.ledger_file)
+    ops = list(reader.ops())
+    # First what needs no database: a writer that cannot be read takes no measured time away.
+    run.checks.append(ledger_whole(reader.ending))
+    assert run.watch is not None
+    run.measures = measure(
+        ops, fault_s=run.injected.acknowledged_s, observations=run.watch.observations()
+    )
     rows = list(readback.writer_rows(run.access, prefix=run.prefix))
     store = ground.business_store(run.access, run.survivor, ground.OBJECTS)
     kept = list(readback.objects(store, prefix=run.prefix))
     raw.write_readback(run.folder / raw.READBACK, run.drill_id, rows, kept)
-    run.findings = check(reader.ops(), rows, kept, prefix=run.prefix)
-    run.checks.append(ledger_whole(reader.ending))
-    assert run.watch is not None
-    run.measures = measure(
-        reader.ops(), fault_s=run.injected.acknowledged_s, observations=run.watch.observations()
-    )
+    run.findings = check(ops, rows, kept, prefix=run.prefix)
+
+
+def _judge_takeover(run: Run) -> None:
+    if run.cut is not None and not run.cut.harmful:
+        run.did_not_run("takeover", run.cut.reason)
+        return
     took_over = run.epochs["after"][0]
     wanted = run.survivor if run.asked.scenario.takeover else None
     run.holds(
@@ -408,6 +442,8 @@ def _judge_crowd(run: Run) -> None:
     name = run.asked.scenario.traffic.surge
     if name is None or run.surge is None or run.measures is None or run.injected is None:
         return  # a required check that was not made is INVALID
+    if run.cut is not None and not run.cut.harmful:
+        return  # a required check that was not made is INVALID
     run.crowd = service.judged(
         surge_scenario.load(name), run.surge, measures=run.measures, begun_s=run.injected.begun_s,
         objective=run.objective, service=service_of(run.asked.scenario, run.asked.stack),
@@ -417,9 +453,18 @@ def _judge_crowd(run: Run) -> None:
 
 
 def _judge(run: Run) -> Verdict:
-    _judge_crowd(run)
+    run.late("crowd", lambda: _judge_crowd(run))
+    if "crowd" in run.trouble:
+        run.did_not_run("surge-expectation", run.trouble["crowd"])
+    if run.cut is not None:
+        name = "harm-bound" if run.cut.harmful else "load-lasted"
+        run.holds(name, passed=False, detail=run.cut.reason, spoils=not run.cut.harmful)
+    for step in ("recovery", "surge", "clients", "read-back", "ending"):
+        if step in run.trouble:
+            run.did_not_run(step, run.trouble[step])
     if run.restored is None:
-        run.did_not_run("restore-verified", Bilingual("the restore did not finish", "恢复没有完成"))
+        never = Bilingual("the restore did not finish", "恢复没有完成")
+        run.did_not_run("restore-verified", run.trouble.get("restore", never))
     else:
         run.holds("restore-verified", passed=run.restored.verified, detail=run.restored.detail)
     if run.returned is None:
@@ -428,10 +473,15 @@ def _judge(run: Run) -> Verdict:
     else:
         back = run.returned
         run.holds("failback", passed=back.done, detail=back.detail)
-        run.holds("replicas-agree", passed=not back.disagreeing, detail=back.replica_detail)
-        run.holds("objects-converged", passed=back.divergent == 0, detail=back.object_detail)
+        if back.compared:
+            run.holds("replicas-agree", passed=not back.disagreeing, detail=back.replica_detail)
+            run.holds("objects-converged", passed=back.divergent == 0, detail=back.object_detail)
+        else:
+            run.did_not_run("replicas-agree", back.replica_detail)
+            run.did_not_run("objects-converged", back.object_detail)
     if run.control is None:
-        run.did_not_run("negative-control", Bilingual("it was not reached", "没有执行到这一步"))
+        never = Bilingual("it was not reached", "没有执行到这一步")
+        run.did_not_run("negative-control", run.trouble.get("control", never))
     else:
         run.checks.append(run.control.as_check())
     return judge(
@@ -439,6 +489,14 @@ def _judge(run: Run) -> Verdict:
         host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
         bounds=bounds_of(run.objective),
     )  # fmt: skip
+
+
+def _take_down(clock: Clock, progress: Progress) -> None:
+    """A lab that does not go away says nothing about the drill, whose verdict is on record by now."""
+    try:
+        lab_of_this_machine.down(clock=clock, progress=progress)
+    except ZaibeiError as failed:
+        progress.note(f"the lab was not taken down: {in_a_line(failed)}")
 
 
 def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry) -> Finished:
@@ -450,6 +508,8 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
     )))  # fmt: skip
     kept = [artefacts / n.name for n in named if n.sha256]
     entry = evidence.record(Kind.OUTCOME, result, subject=kept)
+    # Before the pack: what was measured is shown by `drill show` also when the pack cannot be made.
+    write_atomic(run.folder / "result.json", json.dumps(result, ensure_ascii=False, indent=2))
     record_due(
         evidence, announced.planned(run.asked.stack)
     )  # this drill answered its date; the next one
@@ -460,7 +520,6 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
     found = verify(packed)
     if not found.ok:
         raise Invalid(f"the pack that was just made does not verify: {found}")
-    write_atomic(run.folder / "result.json", json.dumps(result, ensure_ascii=False, indent=2))
     return Finished(
         drill_id=run.drill_id,
         verdict=verdict,

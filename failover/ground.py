@@ -19,7 +19,7 @@ from infra.objectstore.s3 import S3Store, open_store
 from infra.postgres import patroni, prepare
 from zaibei.config.model import Bucket, Role, Stack
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Missing, Refused
+from zaibei.kernel.errors import Refused
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import state_dir
 
@@ -37,23 +37,12 @@ def site_of(stack: Stack, role: Role) -> str:
 def make_ready(
     stack: Stack, *, prepare_all: bool, scale: float, clock: Clock, progress: Progress
 ) -> tuple[LabPlan, sites.StackAccess]:
-    """Sites up and in their steady state, data loaded. Raises Missing or Refused with the way out."""
+    """With `prepare_all`: no fault in force, sites up, data loaded. Whether that is enough asks the preflight."""
     on_paper = plan(stack, state_dir())
-    if left := journal.active(on_paper):
-        if not prepare_all:
-            raise Refused(
-                f"faults of an earlier drill are still there: {', '.join(map(str, left.values()))}",
-                hint="zaibei drill run … --prepare undoes them; so does zaibei lab down",
-            )
-        journal.undo_all(on_paper, clock)
     if prepare_all:
+        journal.undo_all(on_paper, clock)
         lab.up(stack, clock=clock, progress=progress)
     access = sites.load()
-    if reason := why_not_steady(stack, access):
-        raise Refused(
-            f"the stack is not in its steady state: {reason}",
-            hint="zaibei lab status; zaibei lab up brings it there",
-        )
     if prepare_all:
         progress.step("loading the four base databases")
         with mirror_of(stack, access, "geo-images", clock) as pictures:
@@ -65,8 +54,6 @@ def make_ready(
                 scale=scale,
                 progress=progress,
             )
-    if people(access) is None:
-        raise Missing("the base databases are empty", hint="zaibei data load")
     return on_paper, access
 
 

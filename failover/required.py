@@ -18,6 +18,8 @@ TITLES = {
     "failback": Bilingual("the lost site took the writing back", "故障站点恢复并回切"),
     "nothing-left": Bilingual("the fault left nothing behind", "故障注入没有残留"),
     "negative-control": Bilingual("the negative control was condemned", "反向对照被判为失败"),
+    "harm-bound": Bilingual("the drill did no more harm than it may", "演练影响未超过上限"),
+    "load-lasted": Bilingual("the load lasted to the end of the fault", "负载持续到故障结束"),
     "surge-generator": Bilingual("the load generator measured validly", "负载发生器测量有效"),
     "surge-expectation": Bilingual("the crowd was served as the surge expects", "市民请求达到高峰场景的要求"),
     "service-slo": Bilingual("the service kept its declared objective", "服务达到声明的服务目标"),

@@ -55,6 +55,14 @@ class TrafficSpec(_Strict):
     outage: Literal["judged", "excused"] = "judged"
 
 
+class HarmMax(_Strict):
+    """Beyond any of these the fault is undone at once and the verdict is FAIL. Default: failover.harm."""
+
+    outage: Duration | None = None  # without service
+    failed_writes: int | None = Field(default=None, ge=0)
+    failed_citizens: int | None = Field(default=None, ge=0)
+
+
 class Scenario(_Strict):
     name: str
     title: Title
@@ -64,6 +72,7 @@ class Scenario(_Strict):
     fault: FaultSpec
     traffic: TrafficSpec
     recover_within: Duration  # then the drill gives up; the objective is stricter
+    harm_max: HarmMax = HarmMax()
     takeover: bool = True  # another site is expected to write afterwards
 
     def objective(self, stack: Stack) -> Objective:

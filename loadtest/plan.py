@@ -16,8 +16,10 @@ ENV_PLAN = "ZAIBEI_SURGE_PLAN"  # path of the plan
 ENV_CONTROL = "ZAIBEI_SURGE_CONTROL"  # number of the inherited pipe
 
 BEAT_EVERY_S = 0.3
-# Silent for so long: the controller is dead or hung and the load must not outlive it.
-BEATS_MISSING_S = 1.5
+# Silent for so long: the controller hangs, and the load must not go on without it. A controller that died closes
+# the pipe, which ends the load at once; this is for the rest. 1.5 s was too little: beside a base backup on two
+# busy cores the thread that beats was seen to stand still for longer, and the drill lost its crowd.
+BEATS_MISSING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 The engine is another process (locust patches the standard library of whatever imports it). Its plan is a
 file, its results are lines in a file, and its life hangs on a pipe: `beat` every 0.3 s, and when the beats
-end, for whatever reason, the load ends within 2 s.
+end, the load ends at once; while the controller lives and hangs, within 5 s.
 """
 
 import os
@@ -76,6 +76,16 @@ class Surge:
 
     def running(self) -> bool:
         return any(w.process.poll() is None for w in self._workers)
+
+    def died_after(self) -> timedelta | None:
+        """How long the load lasted when an engine has ended before the shape did and was not told to; None: it goes
+        on, or it has come to its end.
+        """
+        now_s = self._clock.monotonic() - self.start_s
+        ended = any(w.process.poll() is not None for w in self._workers)
+        if not ended or self._stopped_s is not None or now_s >= self.plan.shape.duration_s:
+            return None
+        return self.live().elapsed
 
     def wait(self) -> SurgeResult:
         """Until the shape has ended and the last citizen has left. Never raises for a bad run: that is

@@ -1,5 +1,9 @@
 import dataclasses
+import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from infra.faults.model import Fault, Kind
 from infra.faults.trace import differences
 from infra.lab.plan import LabPlan, plan
 from zaibei.config.model import Stack
+from zaibei.kernel import tree
 from zaibei.kernel.clock import Clock, SimClock
 from zaibei.kernel.errors import Refused, ToolFailed
 
@@ -60,3 +65,41 @@ def test_a_difference_names_what_came_and_what_went() -> None:
 
     assert differences(before, after) == ["+ nft wan drop", "- mount /x"]
     assert differences(before, before) == []
+
+
+_A_DRILL = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+from infra.faults import deadman
+from infra.lab.plan import LabPlan
+from zaibei.kernel.process import run
+state = Path(os.environ["ZAIBEI_STATE"])
+lab = LabPlan(stack="three", root=state / "lab", hosts=())
+with deadman.watching(lab, deadline=timedelta(minutes=5)):
+    print(run(["sh", "-c", "setsid sleep 300 >/dev/null 2>&1 </dev/null & echo $!"]).strip(), flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_the_dead_man_ends_the_helpers_of_a_killed_drill_also_those_that_left_its_tree(
+    tmp_path: Path,
+) -> None:
+    """A pg_receivewal once lived on for minutes, holding a replication slot."""
+    drill = subprocess.Popen(
+        [sys.executable, "-P", "-c", _A_DRILL],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"ZAIBEI_STATE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert drill.stdout is not None
+    helper = drill.stdout.readline().decode().strip()
+    assert tree.started(helper), "it was never there: nothing was tested"
+
+    drill.kill()
+    drill.wait()
+
+    until = time.monotonic() + 30
+    while tree.started(helper) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not tree.started(helper)

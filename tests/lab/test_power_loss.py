@@ -5,6 +5,7 @@ The tests of this file are one story and run in their order.
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from infra.faults import journal
-from infra.lab import cgroup, leftovers
+from infra.faults.model import Fault, Kind
+from infra.lab import cgroup, disk, host, leftovers
 from infra.lab.plan import plan
 from zaibei import config
 from zaibei.config.model import Stack
@@ -68,7 +70,7 @@ def test_a_reset_brings_back_the_state_of_the_first_up(cli: Cli) -> None:
     reset = cli("lab", "reset", "--json")
 
     assert reset.returncode == 0, reset.stderr
-    gone = cli("drill", "run", "site-power-loss")
+    gone = cli("drill", "run", "site-power-loss", "--despite", "pressure")
     assert gone.returncode == 5, "the data of before the reset is still there"
 
 
@@ -94,14 +96,54 @@ def test_faults_are_undone_when_their_drill_is_killed(lab_state: Path, stack: St
     assert journal.active(lab) == {}
 
 
+@pytest.mark.parametrize("heal", [("drill", "undo"), ("lab", "up")])
+def test_a_recorded_fault_that_nothing_undid_is_healed_without_losing_the_lab(
+    cli: Cli, lab_state: Path, stack: Stack, heal: tuple[str, str]
+) -> None:
+    lab = plan(stack, lab_state)
+    site = lab.host("site-c")
+    frozen = Fault(kind=Kind.FREEZE, site=site.name)
+    journal.make(frozen, lab, clock=SystemClock(), rng=random.Random(1))
+
+    healed = cli(*heal, "--json")
+
+    assert healed.returncode == 0, healed.stderr
+    assert not cgroup.is_frozen(cgroup.of(site)) and host.answers(site)
+    assert journal.active(lab) == {}
+    if heal == ("drill", "undo"):
+        assert json.loads(healed.stdout)["undone"] == [str(frozen)]
+
+
+def test_power_comes_back_while_another_program_holds_an_old_mount_table(
+    lab_state: Path, stack: Stack
+) -> None:
+    lab = plan(stack, lab_state)
+    site = lab.host("site-c")
+    other = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec sleep 300"],
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    try:
+        lost = Fault(kind=Kind.POWER_LOSS, site=site.name)
+        made = journal.make(lost, lab, clock=SystemClock(), rng=random.Random(2))
+        journal.undo(made.fault_id, lab, SystemClock())
+
+        assert host.answers(site) and disk.why_not_writable(site) is None
+    finally:
+        other.kill()
+        other.wait()
+
+
 def test_a_drill_without_data_or_backup_is_refused_with_the_way_out(cli: Cli) -> None:
-    empty = cli("drill", "run", "site-power-loss")
+    empty = cli("drill", "run", "site-power-loss", "--despite", "pressure")
     assert empty.returncode == 5, empty.stderr
     assert "zaibei data load" in empty.stderr
 
     loaded = cli("data", "load", "--scale", "0.2")
     assert loaded.returncode == 0, loaded.stderr
-    no_backup = cli("drill", "run", "site-power-loss")
+    no_backup = cli("drill", "run", "site-power-loss", "--despite", "pressure")
     assert no_backup.returncode == 4, no_backup.stderr
     assert "no recent backup" in no_backup.stderr
     assert "zaibei backup run" in no_backup.stderr
@@ -137,6 +179,8 @@ def test_the_production_site_loses_its_power_and_no_acknowledged_write_is_lost(c
         "--json",
         "--seed",
         "7",
+        "--despite",
+        "pressure",
     )
     assert done.stdout, done.stderr
     result = json.loads(done.stdout)

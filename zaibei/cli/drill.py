@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zaibei.cli.console import emit, progress, show, talk
+from zaibei.cli.console import emit, progress, show, talk, unexpected
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.state import state_dir
@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 StackFile = Annotated[Path | None, typer.Option("--stack", help="stack.yaml; default: the sample")]
+Despite = Annotated[
+    list[str] | None,
+    typer.Option(help="Overrule one question of `drill check`, by name; logged in the intent."),
+]
 _EXIT = {"PASS": 0, "FAIL": 1, "INVALID": 3}
 _COLOUR = {"PASS": "bold green", "FAIL": "bold red", "INVALID": "bold yellow"}
 
@@ -64,6 +68,7 @@ def run(
     keep_lab: Annotated[
         bool, typer.Option("--keep-lab", help="With --prepare: leave the lab running afterwards.")
     ] = False,
+    despite: Despite = None,
     json: Json = False,
 ) -> None:
     """Inject a fault, measure client impact, and report a verdict."""
@@ -79,12 +84,17 @@ def run(
         prepare=prepare,
         scale=scale,
         keep_lab=keep_lab,
+        despite=tuple(despite or ()),
     )
     clock = SystemClock()
     with progress() as told:
         finished = drill(asked, clock=clock, progress=told)
         told.step("drawing the report")
-        report = drill_report(finished.pack, finished.folder / "report.html", "both")
+        report = finished.folder / "report.html"
+        try:
+            drill_report(finished.pack, report, "both")
+        except Exception as failed:  # noqa: BLE001 - the verdict is on record, and must be said
+            told.note(f"the report was not drawn: {unexpected(failed)}")
     result = finished.result | {
         "evidence_pack": str(finished.pack),
         "report": str(report),
@@ -97,6 +107,54 @@ def run(
     else:
         _tell(result)
     raise typer.Exit(_EXIT[finished.verdict.ruling.value])
+
+
+@app.command()
+def check(
+    name: str, stack: StackFile = None, *, despite: Despite = None, json: Json = False
+) -> None:
+    """Ask whether the stack is well enough for a drill, without touching it. Exit 4 when it is not."""
+    from failover import preflight, scenario
+    from infra import sites
+    from infra.lab.plan import plan
+    from zaibei.cli.choice import chosen_stack
+
+    declared, clock = chosen_stack(stack), SystemClock()
+    scenario.load(name).fault_in(declared)
+    lab = plan(declared, state_dir())
+    found = preflight.check(
+        preflight.Asked(stack=declared, lab=lab, access=sites.load(), clock=clock, backup=True)
+    )
+    fit = not [f for f in found if f.stops and f.name not in (despite or ())]
+    if json:
+        emit({"scenario": name, "fit": fit, "findings": found})
+    else:
+        for line in preflight.told(found):
+            talk.print(line, markup=False, emoji=False, soft_wrap=True)
+    preflight.demand(found, despite=tuple(despite or ()))
+
+
+@app.command()
+def undo(stack: StackFile = None, *, json: Json = False) -> None:
+    """Undo every recorded fault now and end what a killed drill left; the lab stays up."""
+    from failover.drill import lock
+    from infra.faults import journal
+    from infra.lab.plan import plan
+    from zaibei.cli.choice import chosen_stack
+    from zaibei.kernel import process
+    from zaibei.kernel.state import sole
+
+    lab = plan(chosen_stack(stack), state_dir())
+    with sole(lock(), what="zaibei drill undo"), progress() as told:
+        told.step("undoing recorded faults")
+        undone = journal.undo_all(lab, SystemClock())
+        ended = process.end_orphans(state_dir())
+    if json:
+        emit({"undone": undone, "ended": ended})
+        return
+    for line in (*undone, *ended):
+        talk.print(line, markup=False, emoji=False, soft_wrap=True)
+    talk.print(f"{len(undone)} faults undone, {len(ended)} programs ended")
 
 
 @app.command("show")

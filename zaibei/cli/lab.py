@@ -18,11 +18,18 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 @app.command()
 def up(stack: StackFile = None, *, json: Json = False) -> None:
     """Boot and provision the sites; repeating it changes nothing."""
+    from infra.faults import journal  # noqa: PLC0415
     from infra.lab import lab  # noqa: PLC0415
+    from infra.lab.plan import plan  # noqa: PLC0415
     from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
+    from zaibei.kernel.state import state_dir  # noqa: PLC0415
 
+    declared, clock = chosen_stack(stack), SystemClock()
     with _no_drill(), progress() as told:
-        result = lab.up(chosen_stack(stack), clock=SystemClock(), progress=told)
+        # A frozen or cut-off site cannot be provisioned: it would be waited for in vain.
+        for fault in journal.undo_all(plan(declared, state_dir()), clock):
+            told.note(f"undone: {fault}")
+        result = lab.up(declared, clock=clock, progress=told)
     if json:
         emit(result)
     else:

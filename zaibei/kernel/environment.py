@@ -53,7 +53,9 @@ _OTHERS_OF_OURS: Final = (
     "ZAIBEI_COMPLETE",
 )
 _PREFIX: Final = "ZAIBEI_"
-_NEAR: Final = 0.9  # a slip of the fingers; a longer name may be another program's and is only reported
+_NEAR: Final = (
+    0.9  # a slip of the fingers; a longer name may be another program's and is only reported
+)
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 # libpq's variables that are credentials, which the manual names; every other PG… steers.
