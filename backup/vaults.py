@@ -88,7 +88,7 @@ def stack_stores(
     return [
         paced(
             open_store(
-                stack.site(name).store,
+                stack.site(name).backups,
                 ca_file=stack.ca_file,
                 bucket=BUCKET,
                 role=role,

@@ -325,6 +325,7 @@ def _start_clients(run: Run, ending: ExitStack) -> Clients:
         objects_per_s=spec.objects_per_s, bucket=ground.OBJECTS,
         bucket_sites=ground.declared_bucket(stack, ground.OBJECTS).sites,
         on_site_loss=stack.on_site_loss.value,
+        session_key=None if run.access.session_key is None else str(run.access.session_key),
     )  # fmt: skip
     clients = ending.enter_context(Clients(plan, folder=run.folder, clock=run.clock))
     clients.start()
@@ -339,6 +340,7 @@ def _start_surge(run: Run, ending: ExitStack) -> surge_run.Surge | None:
     surge = surge_run.start(
         surge_scenario.load(name), doors=[run.access.site(s).entry_url for s in run.asked.stack.entry],
         ca_file=run.access.ca_file, run_dir=run.folder / "surge", seed=run.asked.seed, clock=run.clock,
+        session_key=run.access.session_key,
     )  # fmt: skip
     run.surge_start_s = surge.start_s
     ending.callback(surge.close)

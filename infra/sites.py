@@ -5,7 +5,7 @@ Passwords are not in it: `Secret` names a file that only its owner can read.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -15,6 +15,7 @@ from zaibei.kernel.state import state_dir, write_atomic
 
 _AGAIN: Final = "write it again with what made it, or restore it"
 Addressing = Literal["path", "virtual", "auto"]
+SUPERUSER: Final = "postgres"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class StoreAccess:
     """An S3 endpoint of a site and the identities zaibei may use there, by role.
 
     Roles: `admin` (buckets, policies), `business` (read, write), `writer` (backup: create and read, no
-    delete), `deleter` (gc), `auditor` (read only).
+    delete), `deleter` (gc), `auditor` (read only). A store knows the roles of its own buckets only.
     """
 
     endpoint: str  # https://10.77.0.11:8333
@@ -42,10 +43,19 @@ class StoreAccess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What one kind of door wants to see: a client's certificate, and the root its server is under."""
+
+    ca_file: Path
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SiteAccess:
     name: str
     address: str
-    store: StoreAccess
+    store: StoreAccess  # business buckets
     postgres_port: int  # the member itself
     primary_port: int  # HAProxy: whoever is the writer now
     replica_port: int  # HAProxy: a reader
@@ -54,6 +64,12 @@ class SiteAccess:
     entry_url: str  # https: the public door of the site
     exporter_url: str
     ssh_port: int = 22
+    etcd_dr_url: str | None = None  # of the remote cluster's own etcd, where it has one
+    vault: StoreAccess | None = None  # backups; None: they are in `store` too, or not at this site
+
+    @property
+    def backups(self) -> StoreAccess:
+        return self.vault or self.store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +78,22 @@ class StackAccess:
 
     stack: str
     operator_address: str  # where clients of the lab call from
-    ca_file: Path  # the one CA of the stack
-    client_cert: Path  # operator's certificate, for Patroni's unsafe verbs and etcd
+    ca_file: Path  # of every https door
+    client_cert: Path  # the operator's, where `identities` names no other
     client_key: Path
     ssh_key: Path
     ssh_known_hosts: Path
     sites: tuple[SiteAccess, ...]
     passwords: dict[str, Secret]  # PostgreSQL role -> password
+    # door -> who to be there: patroni, etcd, etcd-dr, exporter, postgres. One key opens one kind of door.
+    identities: dict[str, Identity] = field(default_factory=dict)
+    session_key: Path | None = None  # of the health code's identity service, to log in by
+
+    def identity(self, door: str) -> Identity:
+        """A record that names none for this door means one certificate for all."""
+        return self.identities.get(door) or Identity(
+            ca_file=self.ca_file, cert=self.client_cert, key=self.client_key
+        )
 
     def site(self, name: str) -> SiteAccess:
         """Raises Usage for a name that the stack does not have."""
@@ -110,14 +135,17 @@ class StackAccess:
             "port": ",".join(str(p) for p in ports),
             "user": user,
             "dbname": database,
-            "sslmode": "verify-ca",
-            "sslrootcert": str(self.ca_file),
+            "sslmode": "verify-full",
+            "sslrootcert": str(self.identity("postgres").ca_file),
             "connect_timeout": "3",
             "tcp_user_timeout": "5000",
             "keepalives_idle": "5",
             "keepalives_interval": "2",
             "keepalives_count": "3",
         }
+        own = self.identities.get("postgres")
+        if user == SUPERUSER and own is not None:
+            parts |= {"sslcert": str(own.cert), "sslkey": str(own.key)}
         return " ".join(f"{k}={v}" for k, v in parts.items())
 
 
@@ -154,18 +182,22 @@ def _access(raw: Any) -> StackAccess:
     def secret(d: dict[str, str]) -> Secret:
         return Secret(file=Path(d["file"]))
 
+    def store(d: dict[str, Any]) -> StoreAccess:
+        return StoreAccess(
+            endpoint=d["endpoint"],
+            region=d["region"],
+            keys={r: (k, secret(v)) for r, (k, v) in d["keys"].items()},
+            token=secret(token) if (token := d.get("token")) else None,
+            addressing=d.get("addressing", "path"),
+            proxy=d.get("proxy"),
+        )
+
     sites = tuple(
         SiteAccess(
             **{
                 **s,
-                "store": StoreAccess(
-                    endpoint=s["store"]["endpoint"],
-                    region=s["store"]["region"],
-                    keys={r: (k, secret(v)) for r, (k, v) in s["store"]["keys"].items()},
-                    token=secret(token) if (token := s["store"].get("token")) else None,
-                    addressing=s["store"].get("addressing", "path"),
-                    proxy=s["store"].get("proxy"),
-                ),
+                "store": store(s["store"]),
+                "vault": store(s["vault"]) if s.get("vault") else None,
             }
         )
         for s in raw["sites"]
@@ -176,5 +208,10 @@ def _access(raw: Any) -> StackAccess:
         operator_address=raw["operator_address"],
         sites=sites,
         passwords={u: secret(p) for u, p in raw["passwords"].items()},
+        session_key=Path(raw["session_key"]) if raw.get("session_key") else None,
+        identities={
+            door: Identity(**{part: Path(file) for part, file in own.items()})
+            for door, own in raw.get("identities", {}).items()
+        },
         **{p: Path(raw[p]) for p in paths},
     )

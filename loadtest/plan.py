@@ -46,6 +46,7 @@ class Plan:
     doors: tuple[Door, ...]
     declared: tuple[str, ...]  # lab addresses the provisioned stack owns
     ca_file: str | None
+    session_key: str | None  # file of the identity service's key: each citizen comes logged in
     caps: Caps
     lag_p99_max_s: float  # later than this and the generator was measuring itself
 
@@ -88,6 +89,7 @@ def load(path: Path) -> Plan:
         doors=tuple(Door(**d) for d in raw["doors"]),
         declared=tuple(raw["declared"]),
         ca_file=raw["ca_file"],
+        session_key=raw.get("session_key"),
         caps=Caps(**raw["caps"]),
         lag_p99_max_s=raw["lag_p99_max_s"],
     )

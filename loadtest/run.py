@@ -156,10 +156,12 @@ def start(
     workers: int = 1,
     length: timedelta | None = None,
     declared: Collection[str] | None = None,
+    session_key: Path | None = None,
 ) -> Surge:
     """Load the service behind `doors` (https base URLs, in the order a citizen would try them).
 
     Returns when the first arrival is due. `length` tells the scenario's curve faster or slower.
+    `session_key`: of the service's identity service, where the scenario's citizens are logged in.
     `declared`: lab addresses that may be loaded; without it, those of the provisioned stack.
     Raises NotOurs for any other target, before a byte is sent.
     """
@@ -174,6 +176,7 @@ def start(
         seed=seed,
         workers=workers,
         length=length,
+        session_key=session_key,
     )
     _empty(run_dir)
     started: list[_Worker] = []

@@ -129,6 +129,8 @@ class StepDoc(_Doc):
     method: Literal["GET", "POST"] = "GET"
     path: Annotated[str, Field(pattern=r"^/[!-~]*$")]
     body: dict[str, str] | None = None
+    bearer: str | None = None
+    """Sent as `Authorization: Bearer`; `{session}` is the citizen's own session."""
     ok: tuple[int, ...] = (200,)
     keeps: tuple[str, ...] = ()
     says: dict[str, bool | int | str] | None = None
@@ -236,7 +238,14 @@ class SurgeScenario(_Doc):
         seed: int,
         workers: int = 1,
         length: timedelta | None = None,
+        session_key: Path | None = None,
     ) -> Plan:
+        asked = [s.name for v in self.visits for s in v.steps if "{session}" in (s.bearer or "")]
+        if asked and session_key is None:
+            raise BadScenario(
+                f"{self.name}: {asked[0]} is asked with a session, and there is no key to log in by",
+                hint="--session-key FILE: the key of the service's identity service",
+            )
         return Plan(
             scenario=self.name,
             seed=seed,
@@ -258,6 +267,7 @@ class SurgeScenario(_Doc):
             doors=tuple(doors),
             declared=tuple(sorted(declared)),
             ca_file=None if ca_file is None else str(ca_file.resolve()),
+            session_key=None if session_key is None else str(session_key.resolve()),
             caps=self._caps(),
             lag_p99_max_s=self.caps.send_lag_p99.total_seconds(),
         )

@@ -63,12 +63,19 @@ def serve(
     address: str,
     port: int,
     certificate: tuple[Path, Path] | None = None,
+    client_ca: Path | None = None,
 ) -> tuple[int, Callable[[], None]]:
-    """Serve until `stop` is called: `(port, stop)`. Raises Busy when the port is taken."""
+    """Serve until `stop` is called: `(port, stop)`. With `client_ca` only clients under that root are answered.
+
+    Raises Busy when the port is taken.
+    """
     tls = None
     if certificate is not None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*certificate)
+        if client_ca is not None:
+            tls.load_verify_locations(client_ca)
+            tls.verify_mode = ssl.CERT_REQUIRED
     registry = _registry(ask, where)
     try:
         server = _Server((address, port), registry, tls)

@@ -26,6 +26,7 @@ from zaibei.kernel.clock import Clock, SystemClock
 from zaibei.kernel.errors import Missing, Usage, ZaibeiError
 
 _DEADLINE = timedelta(seconds=2)  # of a round
+_LOCAL = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,9 @@ class SiteConfig:
     port: int
     certificate: Path
     key: Path
+    client_ca: Path | None  # who may scrape is under this root; None: whoever reaches the port
     services: dict[str, int]  # name -> port on the site's address
+    local_services: dict[str, int]  # name -> port that listens for this host alone
     mounts: dict[str, Path]  # label -> a path on the file system
     postgres_dsn: str | None  # without the password
     password_file: Path | None
@@ -51,7 +54,9 @@ def config(path: Path) -> SiteConfig:
             port=int(raw["port"]),
             certificate=Path(raw["certificate"]),
             key=Path(raw["key"]),
+            client_ca=Path(raw["client_ca"]) if raw.get("client_ca") else None,
             services={str(k): int(v) for k, v in raw["services"].items()},
+            local_services={str(k): int(v) for k, v in raw.get("local_services", {}).items()},
             mounts={str(k): Path(v) for k, v in raw["mounts"].items()},
             postgres_dsn=raw.get("postgres_dsn"),
             password_file=Path(raw["password_file"]) if raw.get("password_file") else None,
@@ -82,9 +87,10 @@ def _questions(site: SiteConfig) -> list[Probe[Any]]:
         Probe(
             name=f"service_{name}",
             site=site.site,
-            ask=partial(_listens, site.address, port),
+            ask=partial(_listens, address, port),
         )
-        for name, port in site.services.items()
+        for address, ports in ((site.address, site.services), (_LOCAL, site.local_services))
+        for name, port in ports.items()
     ]
     asked += [
         Probe(name=f"disk_{label}", site=site.site, ask=partial(_disk, path))
@@ -151,6 +157,7 @@ def main(argv: list[str]) -> int:
                 address=site.address,
                 port=site.port,
                 certificate=(site.certificate, site.key),
+                client_ca=site.client_ca,
             )
             ended.wait()
             stop()

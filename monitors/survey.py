@@ -115,11 +115,7 @@ def questions(
             ask=lambda _: records.drill_in_progress(state / "drills", sites=bounds.sites),
         ),
         Probe(name="state_disk", site=OPERATOR, ask=lambda _: host.disk_free(state)),
-        Probe(
-            name="cert_client",
-            site=OPERATOR,
-            ask=lambda _: certificates.on_disk(access.client_cert),
-        ),
+        *_own_certificates(access),
         Probe(name="cert_ca", site=OPERATOR, ask=lambda _: certificates.on_disk(access.ca_file)),
     ]
     return asked
@@ -127,6 +123,17 @@ def questions(
 
 def _not_provisioned(site: str, _: timedelta) -> None:
     raise Missing(f"{site}: declared in the stack and not in its access record")
+
+
+def _own_certificates(access: StackAccess) -> Iterator[Probe[Any]]:
+    """The operator's: one for each kind of door, and where there is one for all, that."""
+    files = {f"cert_client_{door}": own.cert for door, own in access.identities.items()}
+    for name, file in (files or {"cert_client": access.client_cert}).items():
+        yield Probe(name=name, site=OPERATOR, ask=partial(_on_disk, file))
+
+
+def _on_disk(file: Path, deadline: timedelta) -> datetime:
+    return certificates.on_disk(file)
 
 
 def _audited(file: Path, bounds: Bounds, now: datetime) -> dict[str, records.BucketAudit]:
@@ -138,10 +145,9 @@ def _audited(file: Path, bounds: Bounds, now: datetime) -> dict[str, records.Buc
 
 
 def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[Probe[Any]]:
-    def tls() -> Any:
-        return https.context(
-            ca_file=access.ca_file, client_cert=access.client_cert, client_key=access.client_key
-        )
+    def tls(door: str | None = None) -> Any:
+        """Without a door: as anybody. With one: as who may look behind it."""
+        return https.context_of(access, door)
 
     def member(deadline: timedelta) -> postgres.Member:
         return postgres.ask(
@@ -151,12 +157,8 @@ def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[
         )
 
     def shown(url: str, deadline: timedelta) -> datetime:
-        return certificates.shown(
-            url,
-            client_cert=access.client_cert,
-            client_key=access.client_key,
-            deadline=deadline,
-        )
+        own = access.identity("exporter")  # the one of these doors that asks for a certificate
+        return certificates.shown(url, client_cert=own.cert, client_key=own.key, deadline=deadline)
 
     def store(deadline: timedelta) -> None:
         for bucket in bounds.buckets[:1]:
@@ -166,10 +168,12 @@ def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[
     yield Probe(
         name="patroni",
         site=site.name,
-        ask=lambda d: patroni.own(site.patroni_url, tls=tls(), deadline=d),
+        ask=lambda d: patroni.own(site.patroni_url, tls=tls("patroni"), deadline=d),
     )
     yield Probe(
-        name="etcd", site=site.name, ask=lambda d: doors.etcd(site.etcd_url, tls=tls(), deadline=d)
+        name="etcd",
+        site=site.name,
+        ask=lambda d: doors.etcd(site.etcd_url, tls=tls("etcd"), deadline=d),
     )
     yield Probe(
         name="door",
@@ -181,7 +185,9 @@ def _of_site(access: StackAccess, site: SiteAccess, bounds: Bounds) -> Iterator[
     yield Probe(
         name="exporter",
         site=site.name,
-        ask=lambda d: pages.read(site.exporter_url, site=site.name, tls=tls(), deadline=d),
+        ask=lambda d: pages.read(
+            site.exporter_url, site=site.name, tls=tls("exporter"), deadline=d
+        ),
     )
     for endpoint, url in _tls_endpoints(site):
         yield Probe(name=f"cert_{endpoint}", site=site.name, ask=partial(shown, url))
@@ -193,6 +199,7 @@ def _tls_endpoints(site: SiteAccess) -> tuple[tuple[str, str], ...]:
         ("patroni", site.patroni_url),
         ("store", site.store.endpoint),
         ("exporter", site.exporter_url),
+        *((("vault", site.vault.endpoint),) if site.vault else ()),
     )
 
 

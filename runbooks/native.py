@@ -4,7 +4,6 @@ import http
 import json
 import re
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -178,7 +177,7 @@ def patroni_switchover(context: Context, *, site: str) -> str:
     """hand the writer over to the site's member through Patroni (planned, nothing is lost)"""
     access = context.access()
     target = access.site(site)
-    tls = _tls(access)
+    tls = https.context_of(access, "patroni")
     cluster = patroni.cluster(target.patroni_url, tls=tls, deadline=_ASK)
     candidate = next((m for m in cluster.members if m.host == target.address), None)
     leader = cluster.leader()
@@ -203,7 +202,7 @@ def patroni_switchover(context: Context, *, site: str) -> str:
 def patroni_resume(context: Context) -> str:
     """switch automatic failover on again (end a pause)"""
     access = context.access()
-    tls = _tls(access)
+    tls = https.context_of(access, "patroni")
     asked = json.dumps({"pause": None}).encode()
     silent = []
     for site in access.sites:
@@ -229,7 +228,9 @@ def failover_armed(context: Context) -> str | None:
         paused, answered, reasons = [], 0, []
         for site in access.sites:
             try:
-                one = patroni.own(site.patroni_url, tls=_tls(access), deadline=_ASK)
+                one = patroni.own(
+                    site.patroni_url, tls=https.context_of(access, "patroni"), deadline=_ASK
+                )
             except Unreachable as gone:
                 reasons.append(str(gone))
                 continue
@@ -323,7 +324,9 @@ def _leads_elsewhere(context: Context, fenced: SiteAccess) -> str | None:
         if other.name == fenced.name:
             continue
         try:
-            seen = patroni.cluster(other.patroni_url, tls=_tls(access), deadline=_ASK)
+            seen = patroni.cluster(
+                other.patroni_url, tls=https.context_of(access, "patroni"), deadline=_ASK
+            )
         except Unreachable as gone:
             reasons.append(str(gone))
             continue
@@ -361,12 +364,6 @@ def _settled(context: Context, why_not: Callable[[], str | None], *, what: str) 
     if isinstance(last, Unreachable):
         raise last
     return last
-
-
-def _tls(access: StackAccess) -> ssl.SSLContext:
-    return https.context(
-        ca_file=access.ca_file, client_cert=access.client_cert, client_key=access.client_key
-    )
 
 
 def _member(access: StackAccess, site: str) -> postgres.Member:

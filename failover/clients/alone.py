@@ -56,6 +56,9 @@ class ClientPlan:
     bucket: str | None
     bucket_sites: tuple[str, ...]
     on_site_loss: str
+    session_key: str | None = (
+        None  # file of the key by which the clients log in as a sampling station
+    )
 
 
 class Clients:
@@ -183,7 +186,7 @@ def _main(plan_file: Path) -> int:
             traffic = Traffic(
                 doors=[Door(site=s, url=u) for s, u in plan["doors"]],
                 ca_file=Path(plan["ca_file"]), ledger=ledger, clock=clock, seed=plan["seed"],
-                rates=rates, put=put,
+                rates=rates, put=put, session=_session(plan, clock),
             )  # fmt: skip
             traffic.start()
             _serve(traffic, ledger)
@@ -194,6 +197,18 @@ def _main(plan_file: Path) -> int:
         _tell({"error": str(failed)})
         return 1
     return 0
+
+
+def _session(plan: dict[str, Any], clock: Clock) -> str | None:
+    """A duty of its own: it registers for every person of the drill and can look at nobody's code."""
+    key = plan["session_key"]
+    if key is None:
+        return None
+    from loadtest.healthcode.sessions import COLLECTOR, Issuer  # noqa: PLC0415
+
+    return Issuer.from_file(Path(key)).issue(
+        f"drill {plan['drill']}", role=COLLECTOR, now=clock.now()
+    )
 
 
 def _serve(traffic: Traffic, ledger: Ledger) -> None:

@@ -72,18 +72,25 @@ async def write(
     body: bytes,
     limits: TimeOuts,
     now: Callable[[], float],
+    session: str | None = None,
 ) -> Answer:
+    """`session`: what the clients logged in as, where the service asks."""
     deadline_s = now() + limits.op_s
     door = doors.preferred
+    headers = {"Idempotency-Key": op_id, "Content-Type": "application/json"}
+    if session is not None:
+        headers["Authorization"] = f"Bearer {session}"
     first = await _attempt(
-        http, door, op_id=op_id, body=body, limits=limits, left_s=deadline_s - now()
+        http, door, headers, op_id=op_id, body=body, limits=limits, left_s=deadline_s - now()
     )
     _learn(doors, door, first, now_s=now())
     other = doors.after(door, now_s=now())
     left_s = deadline_s - now()
     if first.outcome is Outcome.OK or not _worth_a_try(first) or other is None or left_s <= 0:
         return _answer(door, first)
-    second = await _attempt(http, other, op_id=op_id, body=body, limits=limits, left_s=left_s)
+    second = await _attempt(
+        http, other, headers, op_id=op_id, body=body, limits=limits, left_s=left_s
+    )
     _learn(doors, other, second, now_s=now())
     return Answer(
         outcome=together(first, second),
@@ -97,6 +104,7 @@ async def write(
 async def _attempt(
     http: aiohttp.ClientSession,
     door: Door,
+    headers: dict[str, str],
     *,
     op_id: str,
     body: bytes,
@@ -113,7 +121,7 @@ async def _attempt(
         async with http.post(
             door.url + PATH,
             data=body,
-            headers={"Idempotency-Key": op_id, "Content-Type": "application/json"},
+            headers=headers,
             timeout=timeout,
             allow_redirects=False,
             trace_request_ctx=wire,

@@ -99,6 +99,7 @@ class Traffic:
         rates: Rates | None = None,
         limits: Limits | None = None,
         put: Put | None = None,
+        session: str | None = None,
     ) -> None:
         for door in doors:
             if not door.url.startswith("https://"):
@@ -109,6 +110,7 @@ class Traffic:
         self._row_clients = _row_clients(self._rates, doors, self._limits, seed)
         self._object_rng = random.Random(f"{seed}-objects")
         self._tls: ssl.SSLContext = tls(ca_file)
+        self._session = session
         self._count = dict.fromkeys(Outcome, 0)
         self._overflow = self._rows_open = self._objects_open = 0
         self._lag_s_max = 0.0
@@ -260,6 +262,7 @@ class Traffic:
                     body=due.data,
                     limits=self._limits.time_outs,
                     now=self._clock.monotonic,
+                    session=self._session,
                 )
                 await self._keep(
                     due.intent.done(

@@ -1,61 +1,127 @@
-"""Who is who in a stack: one CA, a certificate a site, an operator, ssh keys, and every password.
+"""Make every identity of a stack: certificates (pki), ssh keys, and a password for every duty at every store.
 
 Made once, when the stack is first provisioned, in files only root can read. Nothing here ever goes
-into an argv, an inventory or a log.
+into an argv, an inventory or a log. What one site is given is `of_site`, and nothing else.
 """
 
 import json
 import secrets
-from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from infra.lab.plan import LabPlan
+from infra.lab import pki
+from infra.lab.plan import Host, LabPlan
+from zaibei.config.model import Role
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.state import write_atomic
 
 POSTGRES_ROLES = (
-    "postgres", "replicator", "rewind", "zaibei_app", "zaibei_backup", "zaibei_probe", "zaibei_loader",
+    "postgres", "replicator", "rewind", "zaibei_app", "zaibei_backup", "zaibei_exporter", "zaibei_probe",
+    "zaibei_loader",
 )  # fmt: skip
-S3_ROLES = ("admin", "business", "writer", "deleter", "auditor")
-_CA_DAYS, _LEAF_DAYS = 3650, 397
+# Who may come to a store, by its kind. A server that checks a signature must know the secret: so each store
+# has its own, and no other site knows it.
+STORES: dict[str, tuple[str, ...]] = {
+    "objects": ("admin", "business", "auditor"),
+    "vault": ("admin", "writer", "deleter", "auditor"),
+}
+_ON_SITES = ("postgres", "replicator", "rewind", "zaibei_app", "zaibei_exporter")
+_TOKENS = ("jwt_signing", "jwt_filer", "jwt_filer_read")
 
 
-def ensure(lab: LabPlan, clock: Clock) -> dict[str, object]:
-    """Make what is missing; answer with the variables for Ansible (`secrets.*`)."""
+def ensure(lab: LabPlan, clock: Clock) -> dict[str, Any]:
+    """Make what is missing; answer with every secret of the stack, for the operator's machine alone."""
     folder = lab.secrets
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     _ssh(lab)
-    _certificates(lab, clock)
+    _sessions(lab)
+    pki.issue(lab, folder / "pki", clock)
     passwords = folder / "passwords.json"
-    if not passwords.exists():
-        made: dict[str, object] = {
-            "postgres": {role: _password() for role in POSTGRES_ROLES},
-            "s3": {r: {"access": f"zb{r}", "secret": _password()} for r in S3_ROLES},
-            "seaweedfs": {
-                **{
-                    k: _password()
-                    for k in ("jwt_signing", "jwt_signing_read", "jwt_filer", "jwt_filer_read")
-                },
-                "kek": secrets.token_hex(32),
-            },
-            "patroni": {"rest": _password()},
-        }
-        write_atomic(passwords, json.dumps(made, indent=2), mode=0o600)
-    known: dict[str, object] = json.loads(passwords.read_text())
-    for kind in ("postgres", "s3"):
-        table = known[kind]
-        assert isinstance(table, dict)
-        for role, value in table.items():
-            text = value["secret"] if isinstance(value, dict) else value
-            write_atomic(folder / kind / role, text + "\n", mode=0o600)
+    known: dict[str, Any] = json.loads(passwords.read_text()) if passwords.exists() else {}
+    if _fill(known, _fresh(lab)):
+        write_atomic(passwords, json.dumps(known, indent=2), mode=0o600)
+    for role, text in known["postgres"].items():
+        write_atomic(folder / "postgres" / role, text + "\n", mode=0o600)
+    for site, kind in _stores(lab):
+        for role, key in known["stores"][site][kind]["s3"].items():
+            write_atomic(secret_file(lab, site, kind, role), key["secret"] + "\n", mode=0o600)
     return known
+
+
+def session_key(lab: LabPlan) -> Path:
+    """The identity service's key: who holds it says whose session a request of the health code is."""
+    return lab.secrets / "sessions" / "issuer.pem"
+
+
+def _sessions(lab: LabPlan) -> None:
+    private = session_key(lab)
+    public = private.with_suffix(".pub")
+    if public.exists():
+        return
+    private.parent.mkdir(exist_ok=True, mode=0o700)
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = serialization.Encoding.PEM
+    kind, none = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    write_atomic(private, key.private_bytes(pem, kind, none), mode=0o600)
+    shown = serialization.PublicFormat.SubjectPublicKeyInfo
+    write_atomic(public, key.public_key().public_bytes(pem, shown))  # last: then both are whole
+
+
+def secret_file(lab: LabPlan, site: str, kind: str, role: str) -> Path:
+    return lab.secrets / "s3" / site / kind / role
+
+
+def of_site(lab: LabPlan, host: Host, known: dict[str, Any]) -> dict[str, Any]:
+    """What a site's services are given: their own store's secrets and their own cluster's, no other's."""
+    etcd = "etcd-dr" if host.role is Role.REMOTE else "etcd"
+    return {
+        "postgres": {r: t for r, t in known["postgres"].items() if r in _ON_SITES},
+        "etcd_patroni": known["etcd"][etcd]["patroni"],
+        "session_key": session_key(lab).with_suffix(".pub").read_text(),
+        "stores": {
+            kind: {"kek": known["objects_kek"]} | known["stores"][site][kind]
+            for site, kind in _stores(lab)
+            if site == host.name
+        },
+    }
+
+
+def _stores(lab: LabPlan) -> list[tuple[str, str]]:
+    return [(h.name, "objects") for h in lab.hosts] + [(s, "vault") for s in lab.vaults]
+
+
+def _fresh(lab: LabPlan) -> dict[str, Any]:
+    stores: dict[str, dict[str, Any]] = {h.name: {} for h in lab.hosts}
+    for site, kind in _stores(lab):
+        stores[site][kind] = {
+            "s3": {r: {"access": f"zb{r}", "secret": _password()} for r in STORES[kind]},
+            **{token: _password() for token in _TOKENS},
+        }
+        if kind == "vault":
+            stores[site][kind]["kek"] = secrets.token_hex(32)
+    return {
+        "postgres": {role: _password() for role in POSTGRES_ROLES},
+        "etcd": {c: {"root": _password(), "patroni": _password()} for c in ("etcd", "etcd-dr")},
+        # One for all of them: filer.sync copies business objects as they are stored.
+        "objects_kek": secrets.token_hex(32),
+        "stores": stores,
+    }
+
+
+def _fill(known: dict[str, Any], fresh: dict[str, Any]) -> bool:
+    """Add what an older record lacks; keep what it has. Answers whether anything was added."""
+    added = False
+    for key, value in fresh.items():
+        if key not in known:
+            known[key] = value
+            added = True
+        elif isinstance(value, dict):
+            added |= _fill(known[key], value)
+    return added
 
 
 def _password() -> str:
@@ -87,96 +153,3 @@ def _ssh(lab: LabPlan) -> None:
         kind, key_text = (folder / f"host_{host.name}.pub").read_text().split()[:2]
         known.append(f"{host.address} {kind} {key_text}\n")
     write_atomic(folder / "known_hosts", "".join(known))
-
-
-def _certificates(lab: LabPlan, clock: Clock) -> None:
-    folder = lab.secrets / "pki"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    now = clock.now()
-    ca_key_file, ca_file = folder / "ca.key", folder / "ca.crt"
-    if not ca_file.exists():
-        ca_key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"zaibei {lab.stack} CA")])
-        ca = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(ca_key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(days=_CA_DAYS))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False
-            )
-            .sign(ca_key, hashes.SHA256())
-        )
-        write_atomic(ca_key_file, _pem(ca_key), mode=0o600)
-        write_atomic(ca_file, ca.public_bytes(serialization.Encoding.PEM))
-    loaded = serialization.load_pem_private_key(ca_key_file.read_bytes(), password=None)
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    issuer = x509.load_pem_x509_certificate(ca_file.read_bytes())
-    for host in lab.hosts:
-        names: list[x509.GeneralName] = [
-            x509.DNSName(host.name),
-            x509.DNSName("localhost"),
-            x509.IPAddress(ip_address(host.address)),
-            x509.IPAddress(ip_address("127.0.0.1")),
-        ]
-        _leaf(folder, host.name, names, issuer, loaded, clock)
-    _leaf(folder, "operator", [x509.DNSName("operator")], issuer, loaded, clock)
-
-
-def _leaf(
-    folder: Path,
-    name: str,
-    names: list[x509.GeneralName],
-    issuer: x509.Certificate,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    clock: Clock,
-) -> None:
-    certificate = folder / f"{name}.crt"
-    if certificate.exists():
-        return
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = clock.now()
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=_LEAF_DAYS))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(ca=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
-            critical=False,
-        )
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-        .sign(issuer_key, hashes.SHA256())
-    )
-    write_atomic(folder / f"{name}.key", _pem(key), mode=0o600)
-    write_atomic(certificate, made.public_bytes(serialization.Encoding.PEM))
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=not ca,
-        data_encipherment=False, key_agreement=False, key_cert_sign=ca, crl_sign=ca,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

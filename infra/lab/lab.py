@@ -23,7 +23,7 @@ from infra.lab import (
 )
 from infra.lab.plan import Host, LabPlan, plan
 from infra.objectstore import buckets
-from infra.postgres import patroni, prepare
+from infra.postgres import etcd, patroni, prepare
 from zaibei.config.model import Role, Stack
 from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
@@ -90,6 +90,7 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         progress.step("waiting for a writer, its synchronous standby and the remote site")
         ready(stack, access, clock=clock)
         progress.step("making roles, databases and buckets")
+        etcd.prepare(access, secrets["etcd"])
         prepare.prepare(access)
         buckets.prepare(access, stack)
         if not finished.exists():

@@ -38,6 +38,12 @@ PORTS: dict[str, int] = {
     "seaweed_volume": 8081,
     "seaweed_filer": 8888,
     "seaweed_metrics": 9327,
+    "filer_gate": 8890,
+    "vault_s3": 8334,
+    "vault_master": 9334,
+    "vault_volume": 8082,
+    "vault_filer": 8889,
+    "vault_metrics": 9326,
     "exporter": 9470,
 }
 
@@ -83,6 +89,7 @@ class LabPlan:
     stack: str
     root: Path  # everything the lab writes is below it
     hosts: tuple[Host, ...]
+    vaults: tuple[str, ...] = ()  # the sites that hold backups, in a store of their own
 
     def host(self, name: str) -> Host:
         for host in self.hosts:
@@ -132,4 +139,10 @@ def plan(stack: Stack, state: Path) -> LabPlan:
                 folder=root / "sites" / site.name,
             )
         )
-    return LabPlan(stack=stack.name, root=root, hosts=tuple(hosts))
+    vaults = {site for database in stack.databases for site in database.backup.vaults}
+    return LabPlan(
+        stack=stack.name,
+        root=root,
+        hosts=tuple(hosts),
+        vaults=tuple(h.name for h in hosts if h.name in vaults),
+    )

@@ -10,61 +10,88 @@ import tarfile
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from infra import sites as access
 from infra.ansible.play import PlayResult, play
-from infra.lab import layer
-from infra.lab.identity import POSTGRES_ROLES, S3_ROLES
-from infra.lab.plan import OPERATOR_ADDRESS, PORTS, LabPlan
-from zaibei.config.model import Stack
+from infra.lab import identity, layer, pki
+from infra.lab.plan import OPERATOR_ADDRESS, PORTS, Host, LabPlan
+from zaibei.config.model import Role, Stack
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import write_atomic
 
 _PACKAGES = ("zaibei", "infra", "backup", "failover", "loadtest", "monitors", "runbooks")
 _DEADLINE = timedelta(minutes=5)
+# The root that the server of a door is under, where it is not that of the https doors.
+_SERVER_ROOT = {"postgres": "postgres", "etcd": "etcd", "etcd-dr": "etcd-dr"}
 
 
 def provision(
-    lab: LabPlan, stack: Stack, secrets: dict[str, object], *, clock: Clock, progress: Progress
+    lab: LabPlan, stack: Stack, secrets: dict[str, Any], *, clock: Clock, progress: Progress
 ) -> PlayResult:
     archive, digest = code_archive(lab.root / "code.tar")
-    variables = lab.root / "variables.json"
-    write_atomic(
-        variables,
-        json.dumps(
-            {
-                "stack_name": stack.name,
-                "on_site_loss": stack.on_site_loss.value,
-                "sites": [
-                    {"name": h.name, "address": h.address, "role": h.role.value} for h in lab.hosts
-                ],
-                "ports": PORTS,
-                "secrets": secrets,
-                "zaibei_venv": str(layer.VENV),
-                "zaibei_code": "/opt/zaibei/code",
-                "zaibei_etc": "/etc/zaibei",
-                "zaibei_data": "/var/lib/zaibei",
-                "pki_dir": "/etc/zaibei/pki",
-                "pki_source": str(lab.secrets / "pki"),
-                "code_archive": str(archive),
-                "code_digest": digest,
-                # The lab's hosts stand on this machine's root: its packages are theirs.
-                "zaibei_install_packages": False,
-            },
-            indent=2,
-        ),
-        mode=0o600,
-    )
+    file = lab.root / "variables.json"
+    given = variables(lab, stack, secrets, code_archive=archive, code_digest=digest)
+    # The lab's hosts stand on this machine's root: its packages are theirs.
+    given |= {"zaibei_venv": str(layer.VENV), "zaibei_install_packages": False}
+    write_atomic(file, json.dumps(given, indent=2), mode=0o600)
     return play(
         Path(str(files("infra.ansible") / "site.yml")),
         inventory=inventory(lab),
-        variables=variables,
+        variables=file,
         private=lab.root / "ansible",
         deadline=_DEADLINE,
         clock=clock,
         progress=progress,
     )
+
+
+def variables(
+    lab: LabPlan,
+    stack: Stack,
+    secrets: dict[str, Any],
+    *,
+    code_archive: Path,
+    code_digest: str,
+    operators: tuple[str, ...] = (OPERATOR_ADDRESS,),
+) -> dict[str, Any]:
+    """What the play is given; real hosts are given the same. Each site's part of it goes to that site alone."""
+    return {
+        "stack_name": stack.name,
+        "on_site_loss": stack.on_site_loss.value,
+        "sites": [{"name": h.name, "address": h.address, "role": h.role.value} for h in lab.hosts],
+        "vault_sites": lab.vaults,
+        "operator_addresses": operators,
+        "ports": PORTS,
+        "site_secrets": {h.name: identity.of_site(lab, h, secrets) for h in lab.hosts},
+        "site_credentials": {h.name: credentials(lab, h) for h in lab.hosts},
+        "zaibei_venv": "/opt/zaibei/venv",
+        "zaibei_code": "/opt/zaibei/code",
+        "zaibei_etc": "/etc/zaibei",
+        "zaibei_data": "/var/lib/zaibei",
+        "pki_dir": "/etc/zaibei/pki",
+        "code_archive": str(code_archive),
+        "code_digest": code_digest,
+        "zaibei_install_packages": True,
+    }
+
+
+def credentials(lab: LabPlan, host: Host) -> list[dict[str, str]]:
+    """The files of `pki_dir`: roots for everybody to read, each key for the one account that serves with it."""
+    folder = lab.secrets / "pki"
+    found = [
+        {"src": str(pki.root_file(folder, root)), "dest": f"{root}.crt", "owner": "root",
+         "mode": "0444"}
+        for root in pki.roots_on(lab, host.name)
+    ]  # fmt: skip
+    found += [
+        {"src": str(folder / leaf.file), "dest": f"{leaf.name}.pem", "owner": leaf.account,
+         "mode": "0400"}
+        for leaf in pki.leaves(lab)
+        if leaf.site == host.name
+    ]  # fmt: skip
+    return found
 
 
 def inventory(lab: LabPlan) -> Path:
@@ -97,33 +124,61 @@ def inventory(lab: LabPlan) -> Path:
 
 def access_of(lab: LabPlan, stack: Stack) -> access.StackAccess:
     folder = lab.secrets
-    s3 = {r: (f"zb{r}", access.Secret(file=folder / "s3" / r)) for r in S3_ROLES}
+    own = folder / "pki" / pki.OPERATOR
     return access.StackAccess(
         stack=stack.name,
         operator_address=OPERATOR_ADDRESS,
         ca_file=folder / "pki" / "ca.crt",
-        client_cert=folder / "pki" / "operator.crt",
-        client_key=folder / "pki" / "operator.key",
+        client_cert=own / "patroni.pem",
+        client_key=own / "patroni.pem",
+        identities={
+            leaf.name: access.Identity(
+                ca_file=pki.root_file(folder / "pki", _SERVER_ROOT.get(leaf.name, pki.DOORS)),
+                cert=folder / "pki" / leaf.file,
+                key=folder / "pki" / leaf.file,
+            )
+            for leaf in pki.leaves(lab)
+            if leaf.site == pki.OPERATOR
+        },
+        session_key=identity.session_key(lab),
         ssh_key=folder / "ssh" / "operator",
         ssh_known_hosts=folder / "ssh" / "known_hosts",
-        passwords={r: access.Secret(file=folder / "postgres" / r) for r in POSTGRES_ROLES},
+        passwords={r: access.Secret(file=folder / "postgres" / r) for r in identity.POSTGRES_ROLES},
         sites=tuple(
             access.SiteAccess(
                 name=h.name,
                 address=h.address,
-                store=access.StoreAccess(
-                    endpoint=f"https://{h.address}:{PORTS['s3']}", region="zaibei", keys=s3
-                ),
+                store=_store(lab, h, "objects", "s3"),
+                vault=_store(lab, h, "vault", "vault_s3") if h.name in lab.vaults else None,
                 postgres_port=PORTS["postgres"],
                 primary_port=PORTS["primary"],
                 replica_port=PORTS["replica"],
                 patroni_url=f"https://{h.address}:{PORTS['patroni']}",
                 etcd_url=f"https://{h.address}:{PORTS['etcd_client']}",
+                etcd_dr_url=(
+                    f"https://{h.address}:{PORTS['etcd_dr_client']}"
+                    if h.role is Role.REMOTE
+                    else None
+                ),
                 entry_url=f"https://{h.address}:{PORTS['entry']}",
                 exporter_url=f"https://{h.address}:{PORTS['exporter']}",
             )
             for h in lab.hosts
         ),
+    )
+
+
+def _store(lab: LabPlan, host: Host, kind: str, port: str) -> access.StoreAccess:
+    return access.StoreAccess(
+        endpoint=f"https://{host.address}:{PORTS[port]}",
+        region="zaibei",
+        keys={
+            role: (
+                f"zb{role}",
+                access.Secret(file=identity.secret_file(lab, host.name, kind, role)),
+            )
+            for role in identity.STORES[kind]
+        },
     )
 
 

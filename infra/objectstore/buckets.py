@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from infra.objectstore.s3 import connect
-from infra.sites import SiteAccess, StackAccess
+from infra.sites import SiteAccess, StackAccess, StoreAccess
 from zaibei.config.model import Stack
 from zaibei.kernel.errors import Refused, Unreachable
 
@@ -55,17 +55,22 @@ def prepare(access: StackAccess, stack: Stack) -> list[Change]:
     changes: list[Change] = []
     clients: dict[str, S3Client] = {}
     for want in wanted(stack):
-        site = access.site(want.site)
-        if want.site not in clients:
-            clients[want.site] = connect(site.store, ca_file=access.ca_file, role="admin")
+        store = store_of(access.site(want.site), want.bucket)
+        if store.endpoint not in clients:
+            clients[store.endpoint] = connect(store, ca_file=access.ca_file, role="admin")
         changes += (
             Change(site=want.site, bucket=want.bucket, what=what)
-            for what in _prepared(clients[want.site], site, want)
+            for what in _prepared(clients[store.endpoint], store, want)
         )
     return changes
 
 
-def _prepared(s3: "S3Client", site: SiteAccess, want: Wanted) -> Iterator[str]:
+def store_of(site: SiteAccess, bucket: str) -> StoreAccess:
+    """Backups and business are two stores of a site, wherever it has two."""
+    return site.backups if bucket == VAULT else site.store
+
+
+def _prepared(s3: "S3Client", store: StoreAccess, want: Wanted) -> Iterator[str]:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
@@ -90,7 +95,7 @@ def _prepared(s3: "S3Client", site: SiteAccess, want: Wanted) -> Iterator[str]:
         code = error.response.get("Error", {}).get("Code", "unknown")
         raise Refused(f"{want.site}/{want.bucket}: {error.operation_name}: {code}") from error
     except BotoCoreError as silent:
-        raise Unreachable(f"{site.store.endpoint} ({want.site}): {silent}") from silent
+        raise Unreachable(f"{store.endpoint} ({want.site}): {silent}") from silent
 
 
 def _has_lock(s3: "S3Client", bucket: str) -> bool:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from infra.lab import identity
+from infra.lab import identity, pki
 from infra.lab.plan import Host, LabPlan
 from infra.sites import Secret, StoreAccess
 from zaibei.config.model import Role
@@ -32,7 +32,10 @@ SETTINGS = ("security.toml", "master.toml", "s3.json", "server.options")
 _GRPC = 10_000  # a gRPC port is its HTTP port and this
 _LOWEST, _HIGHEST = 20_000, 32_000  # below Linux's ephemeral ports, and the same plus _GRPC
 _PORTS = ("s3", "seaweed_master", "seaweed_volume", "seaweed_filer", "seaweed_metrics")
+BOTH: Final = "both"  # of the kinds in identity.STORES: one store for everything
 _TRIES = 200
+_ROLES: Final = (Role.PRODUCTION, Role.SAME_CITY, Role.REMOTE)
+_LEAVES: Final = {"objects": ("objects", "s3"), "vault": ("vault", "vault-s3")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,8 @@ class LoopbackSite:
     folder: Path
     access: StoreAccess
     ca_file: Path
-    cert_file: Path
-    key_file: Path
+    store_ca: Path  # the root of the doors beside S3
+    store_key: Path  # certificate and key of the store's own parts: what its account can read
     ports: Mapping[str, int]
     variables: Mapping[str, Any]
     process: "subprocess.Popen[bytes]"
@@ -69,10 +72,16 @@ def render(role: str, variables: Mapping[str, Any], into: Path, names: tuple[str
 
 @contextmanager
 def loopback(
-    folder: Path, *, clock: Clock, name: str = "site-a", share: LoopbackSite | None = None
+    folder: Path,
+    *,
+    clock: Clock,
+    name: str = "site-a",
+    share: LoopbackSite | None = None,
+    kind: str = BOTH,
 ) -> Iterator[LoopbackSite]:
-    """A running store. `share`: take CA and secrets of another site, as sites of one stack do.
+    """A running store. `share`: take roots and secrets of another site, as sites of one stack do.
 
+    `kind` is what it is on a real site, `objects` or `vault`; by default it admits the roles of both.
     Raises ToolFailed with the server's last words when it does not come up.
     """
     names = ("site-a", "site-b", "site-c")
@@ -82,12 +91,15 @@ def loopback(
         stack="loopback",
         root=root,
         hosts=tuple(
-            Host(name=n, role=Role.PRODUCTION, address=ADDRESS, folder=root / "sites" / n)
-            for n in names
+            Host(name=n, role=role, address=ADDRESS, folder=root / "sites" / n)
+            for n, role in zip(names, _ROLES, strict=True)
         ),
+        vaults=names,
     )
     made = identity.ensure(plan, clock)
-    pki = _pki(plan.secrets / "pki", folder / name / "pki", name)
+    identities = _identities(plan, made, name, kind)
+    own = "vault" if kind == "vault" else "objects"
+    held = _held(plan, name, own, folder / name / "pki")
     # A folder of a test may be deep, and a socket's whole path has room for 107 bytes.
     run = Path(tempfile.mkdtemp(prefix="zaibei-", dir="/tmp"))
     ports = _free_ports()
@@ -95,15 +107,26 @@ def loopback(
         "site": name,
         "site_address": ADDRESS,
         "ports": ports,
-        "secrets": made,
-        "pki_dir": str(pki),
+        "pki_dir": str(held),
+        "store_kind": kind,
+        "store_secrets": made["stores"][name][own]
+        | {
+            "s3": {r: {"access": key, "secret": s.reveal()} for r, (key, s) in identities.items()},
+            "kek": made["objects_kek"],
+        },
+        "store_ports": {p.removeprefix("seaweed_"): number for p, number in ports.items()},
+        "store_inside": ADDRESS,
+        "store_root": str(held / f"{root_of(own, name)}.crt"),
+        "store_key": str(held / f"{own}.pem"),
+        "store_s3_key": str(held / ("vault-s3.pem" if own == "vault" else "s3.pem")),
+        "store_name": f"{own}-{name}",
+        "store_peers": [f"{own}-{name}", *([f"filersync-{name}"] if own == "objects" else [])],
         "seaweedfs_etc": str(folder / name / "etc"),
         "seaweedfs_data": str(folder / name / "data"),
         "seaweedfs_run": str(run),
         "seaweedfs_volume_max": 40,
         "seaweedfs_volume_limit_mb": 64,
         "seaweedfs_business_buckets": ["geo-images", "citizen-objects"],
-        "seaweedfs_peers": ",".join(names),
     }
     render("seaweedfs", variables, folder / name / "etc", SETTINGS)
     (folder / name / "data").mkdir(parents=True, exist_ok=True)
@@ -116,13 +139,11 @@ def loopback(
             access=StoreAccess(
                 endpoint=f"https://{ADDRESS}:{ports['s3']}",
                 region="zaibei",
-                keys={
-                    r: (f"zb{r}", Secret(file=plan.secrets / "s3" / r)) for r in identity.S3_ROLES
-                },
+                keys=identities,
             ),
-            ca_file=pki / "ca.crt",
-            cert_file=pki / "site.crt",
-            key_file=pki / "site.key",
+            ca_file=held / "ca.crt",
+            store_ca=held / f"{root_of(own, name)}.crt",
+            store_key=held / f"{own}.pem",
             ports=ports,
             variables=variables,
             process=weed_,
@@ -194,16 +215,35 @@ def _why_not_ready(site: LoopbackSite, log: Path) -> str | None:
     return None
 
 
-def _pki(source: Path, into: Path, name: str) -> Path:
+def _identities(
+    plan: LabPlan, made: dict[str, Any], name: str, kind: str
+) -> dict[str, tuple[str, Secret]]:
+    kinds = ("objects", "vault") if kind == BOTH else (kind,)
+    return {
+        role: (key["access"], Secret(file=identity.secret_file(plan, name, k, role)))
+        for k in kinds
+        for role, key in made["stores"][name][k]["s3"].items()
+    }
+
+
+def root_of(kind: str, name: str) -> str:
+    return pki.vault_root(name) if kind == "vault" else "objects"
+
+
+def _held(plan: LabPlan, name: str, own: str, into: Path) -> Path:
+    """What a site's store is given of the PKI, as the play lays it down."""
+    source = plan.secrets / "pki"
+    root = root_of(own, name)
     into.mkdir(parents=True, exist_ok=True)
-    for old, new in (
-        ("ca.crt", "ca.crt"),
-        (f"{name}.crt", "site.crt"),
-        (f"{name}.key", "site.key"),
-    ):
-        target = into / new
+    wanted = {
+        "ca.crt": source / "ca.crt",
+        f"{root}.crt": pki.root_file(source, root),
+        **{f"{leaf}.pem": source / name / f"{leaf}.pem" for leaf in _LEAVES[own]},
+    }
+    for file, old in wanted.items():
+        target = into / file
         target.touch(mode=0o600)
-        target.write_bytes((source / old).read_bytes())
+        target.write_bytes(old.read_bytes())
     return into
 
 

@@ -111,9 +111,10 @@ def _call(
     body: bytes | None = None,
     within: timedelta,
 ) -> dict[str, Any]:
-    tls = ssl.create_default_context(cafile=str(access.ca_file))
+    administrator = access.identity("patroni")
+    tls = ssl.create_default_context(cafile=str(administrator.ca_file))
     if method != "GET":
-        tls.load_cert_chain(access.client_cert, access.client_key)
+        tls.load_cert_chain(administrator.cert, administrator.key)
     url = access.site(site).patroni_url + path
     try:
         answer = exchange(url, tls=tls, within=within, body=body, method=method)

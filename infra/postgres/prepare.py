@@ -8,7 +8,7 @@ from psycopg import sql
 from infra.sites import StackAccess
 
 DATABASES = ("population", "legal_entity", "geospatial", "economy", "health_code")
-_LOGINS = ("zaibei_app", "zaibei_backup", "zaibei_probe", "zaibei_loader")
+_LOGINS = ("zaibei_app", "zaibei_backup", "zaibei_exporter", "zaibei_probe", "zaibei_loader")
 
 
 def prepare(access: StackAccess) -> list[str]:
@@ -31,6 +31,8 @@ def prepare(access: StackAccess) -> list[str]:
         db.execute("ALTER ROLE zaibei_backup REPLICATION")
         db.execute("GRANT pg_read_all_data TO zaibei_backup")
         db.execute("GRANT pg_monitor, pg_read_all_data TO zaibei_probe")
+        # Its password lies on the sites: it sees figures, and no row of anybody.
+        db.execute("GRANT pg_monitor TO zaibei_exporter")
         # The backup names a point in time and closes the segment that holds it.
         db.execute("GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO zaibei_backup")
         db.execute("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO zaibei_backup")

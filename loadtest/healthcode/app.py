@@ -18,6 +18,7 @@ from loadtest.healthcode import codes, register, trust
 from loadtest.healthcode.codes import Codes
 from loadtest.healthcode.gate import Gate
 from loadtest.healthcode.register import Applied, Conflict, NotApplied, Sample, Unknown
+from loadtest.healthcode.sessions import Sessions, Who
 from loadtest.healthcode.settings import Settings, read
 from loadtest.healthcode.tokens import Signer, verify
 from loadtest.healthcode.trust import Trust
@@ -68,6 +69,7 @@ class Service:
             writer=self._writer, signer=signer, settings=settings, clock=clock, rng=rng
         )
         self._trust = Trust(writer=self._writer, signer=signer, settings=settings, clock=clock)
+        self._sessions = Sessions.from_file(settings.session_key_file, clock)
         self._outcomes: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -82,7 +84,10 @@ class Service:
 
     async def register(self, request: Request) -> Response:
         try:
+            who = self._who(request)
             sample = _sample(request.headers.get("idempotency-key"), await _body(request))
+            if not who.may_register(sample.person):
+                raise _Bad("this session is another person's", 403)
         except _Bad as bad:
             return _json({"applied": False, "why": bad.why}, bad.status)
         answer = await register.register(self._writer, sample, settled=self._settings.settled)
@@ -101,10 +106,22 @@ class Service:
                 self._outcomes["unknown"] += 1
                 return _json({"applied": None, "why": answer.why}, 504)
 
+    def _who(self, request: Request) -> Who:
+        who = self._sessions.who(request.headers.get("authorization"))
+        if who is None:
+            raise _Bad("log in first: no session, or one that is over", 401)
+        return who
+
     async def show(self, request: Request) -> Response:
         person = request.query_params.get("person", "")
         if not 0 < len(person) <= _MOST_FIELD or "\0" in person:
             return _json({"why": "say who: ?person="}, 400)
+        try:
+            if not self._who(request).may_show(person):
+                raise _Bad("this session is another person's", 403)
+        except _Bad as bad:
+            # Before the database is asked: whether that person exists is nobody else's business.
+            return _json({"why": bad.why}, bad.status)
         try:
             shown = await self._codes.show(person)
         except Unreachable as error:

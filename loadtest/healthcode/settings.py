@@ -21,6 +21,7 @@ class Settings:
     db_hosts: str  # host:port,host:port in the order to try: the doors to the writer
     db_password_file: Path
     signing_key_file: Path  # Ed25519, PEM; the private part stays on this site
+    session_key_file: Path  # Ed25519, PEM: the public key of the identity service
     db_name: str = "health_code"
     db_user: str = "zaibei_app"
     db_ca_file: Path | None = None  # None: no TLS, for a database on loopback
@@ -67,7 +68,7 @@ def read(environment: Mapping[str, str]) -> Settings:
             given[known[name].name] = _parse(known[name].type, text)
         except (ValueError, Usage):
             wrong.append(f"{name}: cannot read {text!r}")
-    needed = {"site", "db_hosts", "db_password_file", "signing_key_file"}
+    needed = {"site", "db_hosts", "db_password_file", "signing_key_file", "session_key_file"}
     wrong += [f"{PREFIX}{n.upper()}: missing" for n in sorted(needed - set(given))]
     if wrong:
         raise Usage("; ".join(wrong), hint="docs/design/health-code.md lists the settings")

@@ -101,9 +101,9 @@ class Doorway:
             "User-Agent: zaibei-surge\r\nAccept: application/json\r\n"
         )
 
-    def ask(self, method, path, body):
+    def ask(self, method, path, body, who=""):
         """One request on one connection, never repeated. Returns status, Retry-After, body."""
-        head = f"{method} {path} HTTP/1.1\r\n{self.headers}"
+        head = f"{method} {path} HTTP/1.1\r\n{self.headers}{who}"
         if body is not None:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         raw = head.encode("latin-1") + b"\r\n" + (body or b"")
@@ -220,7 +220,7 @@ class Engine:
         intended_s = self.start_s + arrival.at_s
         luck = citizens.luck_of(self.plan.seed, arrival.index)
         visit = citizens.choose(self.plan.visits, luck)
-        known = {"person": self.people.draw(luck)}
+        known = citizens.comers(self.plan.session_key)(self.people.draw(luck))
         due_s, outcome, door, first = intended_s, Outcome.OK, 0, True
         for step in visit.steps:
             # Each citizen begins at the first door and stays where it was served.
@@ -267,10 +267,11 @@ class Engine:
         body = None
         if step.body is not None:
             body = json.dumps({k: _fill(v, known) for k, v in step.body.items()}).encode()
+        who = f"Authorization: Bearer {_fill(step.bearer, known)}\r\n" if step.bearer else ""
         retry_after_s, reason, size, error, done_s = None, "", 0, None, None
         try:
             with gevent.Timeout(self.plan.patience.refresh_after_s):
-                status, retry_after, answer = self.doors[door].ask(step.method, path, body)
+                status, retry_after, answer = self.doors[door].ask(step.method, path, body, who)
             done_s = time.monotonic()
             # When a stalled service thaws, a hundred answers are here at once. Each one's clock is
             # read first and its bookkeeping done after the others': otherwise the last of them is

@@ -4,6 +4,7 @@ import ssl
 from datetime import timedelta
 from pathlib import Path
 
+from infra.sites import StackAccess
 from zaibei.kernel.errors import Unreachable
 from zaibei.kernel.exchange import MAX_BODY_BYTES, Reply, exchange
 
@@ -17,6 +18,14 @@ def context(
     if client_cert is not None:
         made.load_cert_chain(client_cert, client_key)
     return made
+
+
+def context_of(access: StackAccess, door: str | None = None) -> ssl.SSLContext:
+    """As the stack's own client at a door that asks for one, or without a certificate at the others."""
+    if door is None:
+        return context(ca_file=access.ca_file)
+    own = access.identity(door)
+    return context(ca_file=own.ca_file, client_cert=own.cert, client_key=own.key)
 
 
 def request(

@@ -275,7 +275,7 @@ def test_a_damaged_snapshot_that_a_copy_of_a_rotation_holds_is_not_stated_lost(
 def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackSite]:
     # Deeper than the path of a socket may be.
     with loopback(tmp_path / ("deep" * 20) / "seaweedfs", clock=CLOCK) as site:
-        here = SimpleNamespace(store=site.access)
+        here = SimpleNamespace(store=site.access, backups=site.access)
         database = SimpleNamespace(backup=SimpleNamespace(vaults=(site.name,)))
         buckets.prepare(
             SimpleNamespace(ca_file=site.ca_file, site=lambda _: here),  # type: ignore[arg-type]

@@ -13,12 +13,25 @@ import aiohttp
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from infra.data.load import load
 from infra.data.loopback import Loopback, postgres
+from loadtest.healthcode.sessions import CITIZEN, COLLECTOR, Issuer
+from zaibei.kernel.clock import SystemClock
 
+IDENTITY_SERVICE = Ed25519PrivateKey.generate()
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def session(subject: str, *, role: str = CITIZEN, key: Ed25519PrivateKey = IDENTITY_SERVICE) -> str:
+    """An Authorization header as of somebody who has just logged in."""
+    return f"Bearer {Issuer(key).issue(subject, role=role, now=SystemClock().now())}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +45,22 @@ class Service:
     async def register(self, key: str, **other: str) -> tuple[int, Any]:
         sample = {"person_id": "p000000001", "tube": "t1", "station": "s1", "payload": "x"} | other
         async with self.http.post(
-            f"{self.url}/sample/register", json=sample, headers={"Idempotency-Key": key}
+            f"{self.url}/sample/register",
+            json=sample,
+            headers={"Idempotency-Key": key, "Authorization": session("station", role=COLLECTOR)},
         ) as response:
             return response.status, await response.json()
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        if path.startswith("/code/me?person=") and "Authorization" not in headers:
+            headers["Authorization"] = session(path.partition("=")[2])
         async with self.http.get(self.url + path, headers=headers) as response:
             body = await response.read()
             return response.status, await response.json() if body else None
 
-    async def post(self, path: str, body: bytes) -> tuple[int, Any]:
-        async with self.http.post(self.url + path, data=body) as response:
+    async def post(self, path: str, body: bytes, **headers: str) -> tuple[int, Any]:
+        headers.setdefault("Authorization", session("station", role=COLLECTOR))
+        async with self.http.post(self.url + path, data=body, headers=headers) as response:
             return response.status, await response.json()
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
@@ -118,6 +136,9 @@ def started(server: Loopback, folder: Path, **settings: str) -> Iterator[str]:
     (folder / "key.pem").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     )
+    (folder / "sessions.pub").write_bytes(
+        IDENTITY_SERVICE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     (folder / "password").write_text("loopback\n")
     told = {
         "SITE": "site-a",
@@ -125,6 +146,7 @@ def started(server: Loopback, folder: Path, **settings: str) -> Iterator[str]:
         "DB_HOSTS": f"127.0.0.1:{server.port}",
         "DB_PASSWORD_FILE": str(folder / "password"),
         "SIGNING_KEY_FILE": str(folder / "key.pem"),
+        "SESSION_KEY_FILE": str(folder / "sessions.pub"),
         "ACQUIRE": "500ms",
         "STATEMENT": "700ms",
         "COMMAND": "1500ms",

@@ -135,6 +135,7 @@ def test_a_deadline_that_ends_before_the_servers_is_refused() -> None:
         "ZAIBEI_HC_DB_HOSTS": "127.0.0.1:5000,127.0.0.2:5000",
         "ZAIBEI_HC_DB_PASSWORD_FILE": "/x",
         "ZAIBEI_HC_SIGNING_KEY_FILE": "/y",
+        "ZAIBEI_HC_SESSION_KEY_FILE": "/z",
     }
     assert read(told).hosts() == (["127.0.0.1", "127.0.0.2"], [5000, 5000])
     with pytest.raises(Usage, match="must be longer"):

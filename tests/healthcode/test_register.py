@@ -7,6 +7,8 @@ import subprocess
 import psycopg
 import pytest
 
+from tests.healthcode.conftest import session
+
 PG_RECEIVEWAL = "/usr/lib/postgresql/15/bin/pg_receivewal"
 pytestmark = pytest.mark.integration
 
@@ -216,7 +218,7 @@ async def test_no_answer_is_a_lie_while_backends_and_the_server_are_killed(servi
     ],
 )
 async def test_what_is_no_sample_is_told_so(service, body: bytes, why: str) -> None:
-    headers = {"Idempotency-Key": "bad"}
+    headers = {"Idempotency-Key": "bad", "Authorization": session("s", role="collector")}
     async with service.http.post(
         f"{service.url}/sample/register", data=body, headers=headers
     ) as response:

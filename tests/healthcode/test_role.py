@@ -28,4 +28,5 @@ def test_the_settings_the_role_writes_are_the_ones_the_service_reads(tmp_path: P
     settings = read(read_file(tmp_path / "env"))
     assert settings.hosts() == (["10.77.0.11", "10.77.0.12"], [5000, 5000])
     assert (settings.port, settings.workers, settings.command.total_seconds()) == (8444, 2, 4)
-    assert settings.tls_key == Path("/etc/zaibei/pki/site.key")
+    assert settings.tls_key == Path("/etc/zaibei/pki/healthcode.pem")
+    assert settings.db_ca_file == Path("/etc/zaibei/pki/postgres.crt")

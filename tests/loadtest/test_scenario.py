@@ -76,7 +76,12 @@ def test_a_longer_telling_than_the_cap_is_refused() -> None:
 def test_a_plan_read_back_is_the_plan(tmp_path: Path) -> None:
     for scenario in library():
         plan = scenario.plan(
-            doors=[DOOR], declared=["10.77.0.11"], ca_file=Path("/ca.crt"), seed=7, workers=2
+            doors=[DOOR],
+            declared=["10.77.0.11"],
+            ca_file=Path("/ca.crt"),
+            seed=7,
+            workers=2,
+            session_key=Path("/k"),
         )
         path = tmp_path / f"{scenario.name}.json"
         path.write_text(plan.slice(1).to_json())

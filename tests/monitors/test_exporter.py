@@ -2,8 +2,10 @@
 
 import random
 import socket
+import ssl
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from infra.lab import identity, pki
+from infra.lab.plan import plan
 from infra.sites import SiteAccess, StackAccess, StoreAccess
 from monitors.bounds import Bounds, bounds
 from monitors.check import check, of_alert
@@ -23,6 +27,7 @@ from monitors.probes.records import BackupRecord, VaultRecord
 from monitors.reading import Answer, Unknown
 from monitors.rules import all_rules
 from monitors.survey import Survey, questions, samples, survey
+from tests.infra.conftest import three_sites
 from zaibei.cli.choice import chosen_stack
 from zaibei.cli.main import app
 from zaibei.config import DEFAULT
@@ -267,3 +272,36 @@ def test_the_rules_are_listed_with_their_runbooks() -> None:
     told = CliRunner().invoke(app, ["monitor", "rules"])
     assert told.exit_code == 0
     assert "fence-site" in told.output
+
+
+@pytest.mark.attack
+def test_a_page_of_a_site_is_for_who_has_a_certificate_under_the_right_root(
+    tmp_path: Path,
+) -> None:
+    lab = replace(plan(three_sites(), tmp_path), vaults=("site-c",))
+    identity.ensure(lab, SystemClock())
+    folder = lab.secrets / "pki"
+    port, stop = serve(
+        lambda: [sample("zaibei_service_up", True, "site-a", "etcd")],
+        where=Where.SITE,
+        address="127.0.0.1",
+        port=0,
+        certificate=(folder / "site-a" / "exporter.pem", folder / "site-a" / "exporter.pem"),
+        client_ca=pki.root_file(folder, "scrape"),
+    )
+
+    def scrape(leaf: str | None) -> bytes:
+        tls = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        if leaf is not None:
+            tls.load_cert_chain(folder / leaf)
+        return urllib.request.urlopen(  # type: ignore[no-any-return]
+            f"https://127.0.0.1:{port}/metrics", context=tls, timeout=5
+        ).read()
+
+    try:
+        assert b"zaibei_service_up" in scrape("operator/exporter.pem")
+        for leaf in (None, "operator/patroni.pem", "site-a/exporter.pem", "site-b/healthcode.pem"):
+            with pytest.raises(OSError):
+                scrape(leaf)
+    finally:
+        stop()

@@ -46,6 +46,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteConfig]:
     everywhere = {
         "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "ports": PORTS,
         "pki_dir": "/etc/zaibei/pki", "zaibei_etc": "/etc/zaibei", "zaibei_data": "/var/lib/zaibei",
+        "vault_sites": ["site-b", "site-c"],
         "sites": [{"name": n, "address": a, "role": r} for r, (n, a) in SITES.items()],
     }  # fmt: skip
     hosts = {
@@ -62,20 +63,25 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteConfig]:
     return {role: config(folder / f"{name}.json") for role, (name, _) in SITES.items()}
 
 
-@pytest.mark.parametrize("role", ["production", "same-city"])
-def test_a_site_in_the_city_runs_no_copy(written: dict[str, SiteConfig], role: str) -> None:
-    assert written[role].services == EVERYWHERE
-    assert written[role].object_lag_urls == {}
+VAULT = {"seaweedfs-vault": 8334}
+
+
+@pytest.mark.parametrize(("role", "more"), [("production", {}), ("same-city", VAULT)])
+def test_a_site_in_the_city_runs_no_copy(
+    written: dict[str, SiteConfig], role: str, more: dict[str, int]
+) -> None:
+    assert written[role].services == EVERYWHERE | more
+    assert written[role].local_services == written[role].object_lag_urls == {}
 
 
 def test_the_remote_site_shows_its_copies_and_their_lag(written: dict[str, SiteConfig]) -> None:
-    assert written["remote"].services == EVERYWHERE | {
-        "etcd-dr": 2479,
-        "filersync-geo-images": 9328,
-        "filersync-citizen-objects": 9329,
+    assert written["remote"].services == EVERYWHERE | VAULT | {"etcd-dr": 2479}
+    # Their figures have no password and no TLS: they listen for their own host.
+    assert written["remote"].local_services == {
+        f"filersync-{bucket}": 9328 + n for n, bucket in enumerate(BUCKETS)
     }
     assert written["remote"].object_lag_urls == {
-        bucket: f"http://192.0.2.13:{9328 + n}/metrics" for n, bucket in enumerate(BUCKETS)
+        bucket: f"http://127.0.0.1:{9328 + n}/metrics" for n, bucket in enumerate(BUCKETS)
     }
 
 

@@ -3,18 +3,23 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from infra.objectstore import converge
 from infra.objectstore.filersync import STALLED_AFTER, Seen, read, why_restart
 from infra.objectstore.loopback import LoopbackSite, loopback, render, weed
 from infra.objectstore.s3 import connect, open_store
+from tests.objectstore.conftest import free_port
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.wait import wait_until
 
+ROLES = Path(__file__).parents[2] / "infra" / "ansible" / "roles"
 BUCKET = "citizen-objects"
 
 
@@ -75,29 +80,105 @@ def test_a_bucket_reaches_the_remote_site_with_its_versions_over_mutual_tls(
         here.remove("tiles/0007")
         here.create("big", b"x" * (9 << 20))
 
-        options = render_options(site, remote, tmp_path)
-        etc = remote.variables["seaweedfs_etc"]
-        sync = subprocess.Popen(
-            [
-                *(sys.executable, "-P", "-m", "infra.objectstore.filersync"),
-                *("--metrics", f"http://127.0.0.1:{remote.ports['seaweed_metrics'] + 1}/metrics"),
-                *("--", weed(), "-logtostderr=true", f"-config_dir={etc}"),
-                *("filer.sync", f"-options={options}"),
-            ],
-            stdout=(tmp_path / "sync.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)},
-        )
-        try:
-            wait_until(
-                lambda: why_different(here, there),
-                what="the copy",
-                deadline=timedelta(seconds=60),
-                clock=clock,
+        gate = free_port()
+        with gated(site, gate, tmp_path):
+            options = render_options(site, remote, gate, tmp_path)
+            sync = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "infra.objectstore.filersync"),
+                    *(
+                        "--metrics",
+                        f"http://127.0.0.1:{remote.ports['seaweed_metrics'] + 1}/metrics",
+                    ),
+                    *("--", weed(), "-logtostderr=true", f"-config_dir={options.parent}"),
+                    *("filer.sync", f"-options={options}"),
+                ],
+                stdout=(tmp_path / "sync.log").open("wb"),
+                stderr=subprocess.STDOUT,
+                env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)},
             )
-        finally:
-            sync.send_signal(signal.SIGTERM)
-            sync.wait(timeout=30)
+            try:
+                wait_until(
+                    lambda: why_different(here, there),
+                    what="the copy",
+                    deadline=timedelta(seconds=60),
+                    clock=clock,
+                )
+            finally:
+                sync.send_signal(signal.SIGTERM)
+                sync.wait(timeout=30)
+
+
+@pytest.mark.integration
+@pytest.mark.attack
+def test_the_copys_key_reads_at_the_source_and_removes_nothing_there(
+    site: LoopbackSite, tmp_path: Path
+) -> None:
+    admin = connect(site.access, ca_file=site.ca_file, role="admin")
+    admin.create_bucket(Bucket="gated")
+    admin.put_object(Bucket="gated", Key="k", Body=b"still here")
+    port, filer = free_port(), site.ports["seaweed_filer"]
+    with gated(site, port, tmp_path):
+        own = shell_folder(site, tmp_path / "own", site.store_key)
+        copy = shell_folder(
+            site, tmp_path / "copy", site.folder / "secrets/pki/site-c/filersync.pem"
+        )
+        master = site.ports["seaweed_master"]
+        through_gate, straight = f"127.0.0.1:{filer}.{port}", f"127.0.0.1:{filer}"
+        for door in (through_gate, straight):
+            shell(copy, f"127.0.0.1:{master}", door, "fs.rm -rf /buckets/gated/k")
+            assert admin.get_object(Bucket="gated", Key="k")["Body"].read() == b"still here"
+        # The same words do remove it for the store's own key: the attack is one.
+        shell(own, f"127.0.0.1:{master}", straight, "fs.rm -rf /buckets/gated/k")
+        assert admin.list_objects_v2(Bucket="gated").get("KeyCount") == 0
+
+
+@contextmanager
+def gated(site: LoopbackSite, port: int, folder: Path) -> Iterator[None]:
+    """The source's gate for copies, with the role's own settings."""
+    variables = {
+        **site.variables,
+        "ports": {**site.ports, "filer_gate": port},
+        **YAML(typ="safe").load((ROLES / "filergate/defaults/main.yml").read_text()),
+        "filergate_readers": ["filersync-site-c"],
+    }
+    render("filergate", variables, folder / "gate", ("filergate.cfg",))
+    with (folder / "gate" / "log").open("wb") as log:
+        gate = subprocess.Popen(
+            ["/usr/sbin/haproxy", "-db", "-f", folder / "gate" / "filergate.cfg"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        gate.terminate()
+        gate.wait(timeout=10)
+
+
+def shell_folder(site: LoopbackSite, folder: Path, key: Path) -> Path:
+    """Settings of a `weed shell` that holds this key and trusts the store."""
+    folder.mkdir(parents=True)
+    own = f'cert = "{key}"\nkey = "{key}"\n'
+    (folder / "security.toml").write_text(
+        f'[grpc]\nca = "{site.store_ca}"\n[grpc.client]\n{own}'
+        f'[https.client]\nenabled = true\nca = "{site.store_ca}"\n{own}'
+    )
+    return folder
+
+
+def shell(folder: Path, master: str, filer: str, words: str) -> str:
+    """What it printed within a moment: one that nobody answers waits for ever."""
+    child = subprocess.Popen(
+        [weed(), f"-config_dir={folder}", "shell", f"-master={master}", f"-filer={filer}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
+        env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    try:
+        said, _ = child.communicate(f"{words}\nexit\n".encode(), timeout=3)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        said, _ = child.communicate()
+    return said.decode(errors="replace")
 
 
 def why_different(a: converge.VersionedStore, b: converge.VersionedStore) -> str | None:
@@ -105,20 +186,28 @@ def why_different(a: converge.VersionedStore, b: converge.VersionedStore) -> str
     return None if found.keys == 21 and not found.total else str(found.as_statement())[:500]
 
 
-def render_options(site: LoopbackSite, remote: LoopbackSite, folder: Path) -> Path:
+def render_options(site: LoopbackSite, remote: LoopbackSite, gate: int, folder: Path) -> Path:
+    """What the copy is given: its own key and the root, no store's tokens."""
+    pki = folder / "copy-pki"
+    pki.mkdir()
+    for source in (site.store_ca, site.folder / "secrets/pki/site-c/filersync.pem"):
+        (pki / source.name).touch(mode=0o600)
+        (pki / source.name).write_bytes(source.read_bytes())
     variables = {
-        **remote.variables,
+        "ports": {**remote.ports, "filer_gate": gate},
+        "pki_dir": str(pki),
         "filersync_from": "127.0.0.1",
         "filersync_to": "127.0.0.1",
         "filersync_metrics_port": remote.ports["seaweed_metrics"] + 1,
         "bucket": BUCKET,
         "nth": 0,
     }
-    render("filersync", variables, folder / "sync", ("sync.options",))
+    render("filersync", variables, folder / "sync", ("sync.options", "security.toml"))
     written = folder / "sync" / "sync.options"
     # On loopback both ends have one address, so their filers have two ports.
     text = written.read_text().replace(
-        f"a=127.0.0.1:{remote.ports['seaweed_filer']}", f"a=127.0.0.1:{site.ports['seaweed_filer']}"
+        f"a=127.0.0.1:{remote.ports['seaweed_filer']}.",
+        f"a=127.0.0.1:{site.ports['seaweed_filer']}.",
     )
     written.write_text(text)
     return written

@@ -31,7 +31,7 @@ def prepared(site: LoopbackSite) -> LoopbackSite:
 
 
 def prepare(site: LoopbackSite) -> list[buckets.Change]:
-    here = SimpleNamespace(store=site.access)
+    here = SimpleNamespace(store=site.access, backups=site.access)
     access = SimpleNamespace(ca_file=site.ca_file, site=lambda name: here)
     bucket = SimpleNamespace(name="geo-images", lock=None, sites=("site-a",), copies_to=())
     database = SimpleNamespace(backup=SimpleNamespace(vaults=("site-a",)))
@@ -147,17 +147,16 @@ def test_the_administrator_cannot_take_the_lock_or_a_full_bucket_away(
         ("seaweed_volume", "GET", "/status"),
     ],
 )
-def test_the_doors_beside_s3_are_closed_also_for_the_stacks_own_certificates(
+def test_the_doors_beside_s3_are_closed_also_for_the_stores_own_certificate(
     prepared: LoopbackSite, tmp_path: Path, port: str, method: str, path: str
 ) -> None:
     as_role(prepared, "writer").create(f"doors/{port}-{method}", b"still here")
     url = f"https://127.0.0.1:{prepared.ports[port]}{path}"
-    stranger = _status(method, url, prepared.ca_file, certificate=None)
-    own = (prepared.cert_file, prepared.key_file)
-    insider = _status(method, url, prepared.ca_file, certificate=own)
+    stranger = _status(method, url, prepared.store_ca, certificate=None)
+    insider = _status(method, url, prepared.store_ca, certificate=prepared.store_key)
 
     assert stranger is None, "the handshake asks for a certificate"
-    # A volume shows its state to a certificate of the stack; the filer and the master have no HTTP at all.
+    # A volume shows its state to a certificate under the store's root; the filer and the master have no HTTP at all.
     assert insider == (200 if port == "seaweed_volume" else 404)
     assert as_role(prepared, "auditor").read(f"doors/{port}-{method}") == b"still here"
 
@@ -184,13 +183,11 @@ def test_a_shell_without_a_sites_certificate_gets_no_answer(
     assert as_role(prepared, "auditor").read("shell/k") == b"still here"
 
 
-def _status(
-    method: str, url: str, ca_file: Path, *, certificate: tuple[Path, Path] | None
-) -> int | None:
+def _status(method: str, url: str, ca_file: Path, *, certificate: Path | None) -> int | None:
     """The HTTP status; None where the handshake or the connection ended without one."""
     tls = ssl.create_default_context(cafile=str(ca_file))
     if certificate is not None:
-        tls.load_cert_chain(*certificate)
+        tls.load_cert_chain(certificate)
     where = urlsplit(url)
     connection = http.client.HTTPSConnection(where.netloc, timeout=5, context=tls)
     try:

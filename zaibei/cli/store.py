@@ -39,7 +39,7 @@ def probe(
 
     if role not in list(admission.StoreRole):
         raise Usage(f"no such role: {role!r}", hint="vault or business")
-    access, ca_file = _endpoint(site, endpoint, ca, key_file, region)
+    access, ca_file = _endpoint(site, endpoint, ca, key_file, region, role=role)
     with progress() as told:
         report = admission.probe(
             access,
@@ -78,6 +78,7 @@ def diff(
 ) -> None:
     """Compare a bucket on two sites, version by version; the exporter shows it. Exit code 1: they differ."""
     from infra.objectstore import converge, reread  # noqa: PLC0415
+    from infra.objectstore.buckets import store_of  # noqa: PLC0415
     from infra.sites import load  # noqa: PLC0415
     from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
 
@@ -93,7 +94,7 @@ def diff(
                 read[name] = reread.reread(
                     store,
                     reread.sample(store, rng=random.SystemRandom(), prefix=prefix, size=deep),
-                    access=access.site(name).store,
+                    access=store_of(access.site(name), bucket),
                     ca_file=access.ca_file,
                     bucket=bucket,
                     role="auditor",
@@ -142,6 +143,7 @@ def heal(bucket: str, site: str, other: str, *, prefix: Prefix = "", json: Json 
 
 
 def _store(bucket: str, site: str, role: str) -> "S3Store":
+    from infra.objectstore.buckets import store_of  # noqa: PLC0415
     from infra.objectstore.s3 import open_store  # noqa: PLC0415
     from infra.sites import load  # noqa: PLC0415
 
@@ -151,12 +153,18 @@ def _store(bucket: str, site: str, role: str) -> "S3Store":
             f"no site {site!r} in stack {access.stack}",
             hint=f"its sites are {', '.join(s.name for s in access.sites)}",
         )
-    where = access.site(site).store
+    where = store_of(access.site(site), bucket)
     return open_store(where, ca_file=access.ca_file, bucket=bucket, role=role, site=site)
 
 
 def _endpoint(
-    site: str | None, endpoint: str | None, ca: Path | None, key_file: Path | None, region: str
+    site: str | None,
+    endpoint: str | None,
+    ca: Path | None,
+    key_file: Path | None,
+    region: str,
+    *,
+    role: str,
 ) -> "tuple[StoreAccess, Path | None]":
     from infra.objectstore.s3 import access_from_file  # noqa: PLC0415
     from infra.sites import load  # noqa: PLC0415
@@ -168,7 +176,8 @@ def _endpoint(
         access = load()
         if site not in [s.name for s in access.sites]:
             raise Usage(f"no site {site!r} in stack {access.stack}")
-        return access.site(site).store, access.ca_file
+        found = access.site(site)
+        return found.backups if role == "vault" else found.store, access.ca_file
     if key_file is None:
         raise Usage("--endpoint needs --key-file: keys do not go on a command line")
     return access_from_file(endpoint, region=region, key_file=key_file), ca

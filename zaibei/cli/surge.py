@@ -53,6 +53,9 @@ def run(
         typer.Option(help="base URL to load; default: the entries of the provisioned stack"),
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="CA of the doors; default: the stack's")] = None,
+    session_key: Annotated[
+        Path | None, typer.Option(help="key to log citizens in by; default: the stack's")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=16, help="engine processes")] = 1,
     run_dir: RunDir = None,
     json: Json = False,
@@ -63,7 +66,7 @@ def run(
     from loadtest.scenario import load  # noqa: PLC0415
 
     chosen = load(scenario)
-    doors, ca_file = (door, ca) if door else _entries(ca)
+    doors, ca_file, key = (door, ca, session_key) if door else _entries(ca, session_key)
     into = run_dir or _fresh("surge")
     with progress() as told:
         told.step(f"surge {chosen.name}")
@@ -75,6 +78,7 @@ def run(
             seed=seed,
             clock=SystemClock(),
             workers=workers,
+            session_key=key,
             length=None if duration is None else timedelta(seconds=duration),
         ) as surge:
             _follow(surge, told)
@@ -112,11 +116,12 @@ def oracle(
     raise typer.Exit(_EXIT[report.verdict])
 
 
-def _entries(ca: Path | None) -> tuple[list[str], Path]:
+def _entries(ca: Path | None, key: Path | None) -> tuple[list[str], Path, Path | None]:
     from infra import sites  # noqa: PLC0415
 
     access = sites.load()
-    return [s.entry_url for s in access.sites], ca or access.ca_file
+    entries = [s.entry_url for s in access.sites]
+    return entries, ca or access.ca_file, key or access.session_key
 
 
 def _fresh(prefix: str) -> Path:

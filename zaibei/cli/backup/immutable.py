@@ -7,9 +7,10 @@ import typer
 
 from zaibei.cli.backup.shared import CLOCK, Json, Password, Repo, app, opened, say, told
 from zaibei.cli.console import progress
-from zaibei.kernel.errors import Usage
+from zaibei.kernel.errors import Invalid, Usage
 
 if TYPE_CHECKING:
+    from backup.intrusion import Intruded
     from backup.locks import Forecast, Sum
 
 
@@ -101,8 +102,11 @@ def drill_ransomware(
 ) -> None:
     """Back up into a store of its own, let an attacker with the writer's keys loose, restore everything.
 
-    No vault of yours is touched: the store is started on loopback and thrown away."""
+    No vault of yours is touched: the store is started on loopback and thrown away. While the lab is up, an
+    intruder on each of its sites tries what the account that faces the internet can read at every door, too.
+    Exit code 0: held; 1: broken; 3: invalid, a door was never reached."""
     with told(), progress() as bar:
+        from backup import intrusion  # noqa: PLC0415
         from backup.ransomware import drill  # noqa: PLC0415
         from zaibei.kernel.units import duration as parsed  # noqa: PLC0415
 
@@ -114,10 +118,22 @@ def drill_ransomware(
             clock=CLOCK,
             progress=bar,
         )
+        access = intrusion.lab_is_up()
+        seen = None
+        if access is not None:
+            bar.step(f"trying every door of stack {access.stack} from each of its sites")
+            seen = intrusion.intrude(
+                access, duration=parsed(duration), per_second=per_second, seed=seed
+            )
+    verdict = "held" if done.held else "broken"
+    if seen is not None and verdict == "held":
+        verdict = seen.verdict
     say(
         json,
         {
-            "held": done.held,
+            "held": verdict == "held",
+            "verdict": verdict,
+            "stack": None if seen is None else _stack(seen),
             "attacked_s": done.attacked,
             "attempts": done.attempts,
             "attacks": done.attacks,
@@ -143,6 +159,31 @@ def drill_ransomware(
                 f" {len(done.locks_shortened)} locks shortened, {len(done.damage)} damaged"
             ),
             *(f"DAMAGE: {d}" for d in done.damage),
+            *_doors(seen),
         ],
     )
-    raise typer.Exit(0 if done.held else 1)
+    raise typer.Exit({"held": 0, "broken": 1, "invalid": Invalid.exit_code}[verdict])
+
+
+def _stack(seen: "Intruded") -> dict[str, object]:
+    return {
+        "verdict": seen.verdict,
+        "sites": seen.sites,
+        "account_could_read": seen.loot,
+        "doors": seen.doors,
+        "open": seen.open,
+        "untried": seen.untried,
+    }
+
+
+def _doors(seen: "Intruded | None") -> list[str]:
+    if seen is None:
+        return ["the stack: not tried, no lab is up (zaibei lab up)"]
+    lines = [f"{'let in':>8} {'refused':>8} {'silent':>8}  from {', '.join(seen.sites)}"]
+    lines += [
+        f"{c['managed']:>8} {c['refused']:>8} {c['unreached']:>8}  {door}"
+        for door, c in seen.doors.items()
+    ]
+    lines += [f"OPEN: {door}" for door in seen.open]
+    lines += [f"INVALID: nobody reached {door}" for door in seen.untried]
+    return [*lines, f"the stack: {seen.verdict}"]
