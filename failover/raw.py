@@ -28,7 +28,9 @@ PLAN, STACK = "plan.json", "stack.json"
 READBACK_FORMAT = "zaibei-readback/1"
 PLAIN_MAX_BYTES = 64 << 20  # larger ones are compressed
 PACKED_MAX_BYTES = 4 << 30  # beyond it a file is left out, and the outcome says so
-OPEN_MAX_BYTES = 32 << 30  # a file that unpacks to more is not one of ours
+# Each record holds a digest, which does not compress: ours unpack to about ten times their size, a bomb
+# to a thousand times.
+OPEN_MAX_RATIO = 64
 _CHUNK = 1 << 20
 _SMALL_MAX_BYTES = 16 << 20  # of plan, stack and watch
 
@@ -90,12 +92,12 @@ def opened(folder: Path, name: str) -> Iterator[Path]:
         raise Invalid(f"{name} is not in this pack")
     with tempfile.TemporaryDirectory(prefix="zaibei-judge.") as work:
         plain = Path(work, name)
-        total = 0
+        budget = packed.stat().st_size * OPEN_MAX_RATIO
         try:
             with gzip.open(packed) as source, plain.open("wb") as out:
                 while chunk := source.read(_CHUNK):
-                    total += len(chunk)
-                    if total > OPEN_MAX_BYTES:
+                    budget -= len(chunk)
+                    if budget < 0:
                         raise Damage(f"{packed.name} unpacks to more than any such file")
                     out.write(chunk)
         except (OSError, EOFError, zlib.error) as bad:

@@ -290,6 +290,15 @@ def test_a_compressed_ledger_that_was_cut_off_is_not_recomputable(drill: Made) -
     assert any("not a whole file" in why for why in drill.judged().missing)
 
 
+def test_a_compressed_ledger_that_unpacks_without_end_is_refused_and_not_filled_in(
+    drill: Made,
+) -> None:
+    (drill.artefacts / raw.LEDGER).unlink()
+    (drill.artefacts / f"{raw.LEDGER}.gz").write_bytes(gzip.compress(bytes(32 << 20)))
+    drill.renamed()
+    assert any("unpacks to more" in why for why in drill.judged().missing)
+
+
 def test_another_stack_in_the_pack_denies_the_pass(drill: Made) -> None:
     path = drill.artefacts / raw.STACK
     path.write_bytes(path.read_bytes().replace(b'"rto":', b'"rto":9', 1))

@@ -155,9 +155,9 @@ def _check(place: Path, found: _Found) -> None:
         *_notes_on_times(packed.packed_at, seen.newest, found.cosigned),
         *found.roll.notes,
         *(
-            f"{d.drill_id} was recorded as PASS: {text['en']}"
+            f"{d.drill_id} was recorded as PASS: {'; '.join(text['en'] for text in d.denied)}"
             for d in found.roll.drills
-            for text in d.denied
+            if d.denied
         ),
     ]
     found.finished = True
