@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BeforeValidator, ConfigDict, Field
-from ruamel.yaml import YAML
 
 from infra.faults.model import Fault, Kind
+from zaibei import config
 from zaibei.config.model import Hazard, Objective, Role, Stack
 from zaibei.kernel.errors import Usage
 from zaibei.kernel.units import duration
 
 _FOLDER = "scenarios"
+_SHOWN = 200  # faults; a slip in every line is known after a few
 
 
 def _read_duration(value: Any) -> Any:
@@ -112,7 +113,8 @@ def load(name: str) -> Scenario:
 
 def parse(text: str, *, where: str) -> Scenario:
     try:
-        return Scenario.model_validate(YAML(typ="safe", pure=True).load(text))
+        return Scenario.model_validate(config.demand(config.parse(text), name=where))
     except pydantic.ValidationError as wrong:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in wrong.errors())
+        errors = wrong.errors(include_url=False)[:_SHOWN]
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in errors)
         raise Usage(f"{where}: {faults}") from wrong

@@ -4,10 +4,11 @@ surge-during-failover   the steady crowd that a failover drill is measured under
 policy-step             the morning a rule changes and everybody opens the code
 """
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -17,17 +18,17 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from loadtest import citizens, guard, shapes
 from loadtest.plan import Crowd, Plan
 from loadtest.verdict import Expectation
+from zaibei import config
 from zaibei.config.model import Hazard
-from zaibei.kernel import persontext
 from zaibei.kernel.errors import Usage, ZaibeiError
 from zaibei.kernel.units import duration
 
+_SHOWN = 200  # faults; a slip in every line is known after a few
+_WIDE = re.compile(r"\d{3}")  # of a format code: `{index:0999999999d}` is a gigabyte
 LIBRARY = Path(__file__).parent / "scenarios"
 
 
@@ -115,6 +116,8 @@ class Persons(_Doc):
 
     @model_validator(mode="after")
     def _names_people_apart(self) -> Self:
+        if _WIDE.search(self.pattern):
+            raise ValueError(f"pattern {self.pattern[:60]!r}: wider than 99 characters")
         try:
             first, last = (self.pattern.format(index=i) for i in (0, self.count - 1))
         except (KeyError, IndexError, ValueError) as wrong:
@@ -286,15 +289,20 @@ class SurgeScenario(_Doc):
 
 def parse(text: str, *, origin: str) -> SurgeScenario:
     """Raises BadScenario, a line for each fault."""
+    return _checked(config.parse(text), origin)
+
+
+def _checked(source: config.Source, origin: str) -> SurgeScenario:
     try:
-        raw: Any = YAML(typ="safe", pure=True).load(text)
-        return SurgeScenario.model_validate(raw)
-    except YAMLError as broken:
-        raise BadScenario(f"{origin}: not YAML: {broken}") from broken
+        return SurgeScenario.model_validate(config.demand(source, name=origin))
+    except BadScenario:
+        raise
+    except Usage as broken:
+        raise BadScenario(broken.message, hint=broken.hints) from broken
     except ValidationError as faults:
         told = [
             f"{origin}: {'.'.join(str(p) for p in e['loc']) or 'scenario'}: {e['msg']}"
-            for e in faults.errors(include_url=False)
+            for e in faults.errors(include_url=False)[:_SHOWN]
         ]
         raise BadScenario("\n".join(told)) from faults
 
@@ -305,10 +313,14 @@ def load(name: str | Path) -> SurgeScenario:
     if path.suffix not in (".yml", ".yaml"):
         path = LIBRARY / f"{name}.yml"
     try:
-        return parse(persontext.demand(path), origin=path.name)
+        with path.open("rb") as file:
+            raw = file.read(config.SIZE_LIMIT_BYTES + 1)
     except FileNotFoundError as gone:
         known = ", ".join(s.name for s in library())
         raise BadScenario(f"no surge scenario {str(name)!r}", hint=f"there are: {known}") from gone
+    except OSError as gone:
+        raise BadScenario(f"{name}: cannot be read: {gone.strerror}") from gone
+    return _checked(config.parse_bytes(raw), path.name)
 
 
 def library() -> tuple[SurgeScenario, ...]:

@@ -6,12 +6,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedBase
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from runbooks.model import Runbook
+from zaibei import config
 from zaibei.kernel.errors import Usage
+
+_SHOWN = 200  # faults; a slip in every line is known after a few
+_ARMS = ("native", "play", "none")
 
 
 class BadRunbook(Usage):
@@ -30,7 +31,7 @@ class Source:
     file: Path
     digest: str
     runbook: Runbook
-    tree: CommentedBase  # remembers the lines
+    text: config.Source  # remembers the lines
 
 
 def library_dir() -> Path:
@@ -59,47 +60,30 @@ def find(name: str, folder: Path | None = None) -> Source:
 
 def read(file: Path) -> Source:
     try:
-        raw = file.read_bytes()
+        with file.open("rb") as opened:
+            raw = opened.read(config.SIZE_LIMIT_BYTES + 1)
     except OSError as gone:
         raise BadRunbook(file, [(1, f"cannot be read: {gone.strerror}")]) from gone
-    try:
-        tree = YAML(typ="rt").load(raw)
-        plain = YAML(typ="safe").load(raw)
-    except MarkedYAMLError as wrong:
-        at = wrong.problem_mark
-        line = at.line + 1 if at is not None else 1
-        raise BadRunbook(file, [(line, str(wrong.problem))]) from wrong
-    except (
-        YAMLError,
-        ValueError,
-        RecursionError,
-    ) as wrong:  # a byte that is no text, a tag, a nest
-        reason = " ".join(str(wrong).split())[:200]
-        raise BadRunbook(file, [(1, f"not YAML: {reason}")]) from wrong
-    if not isinstance(tree, CommentedBase):
+    source = config.parse_bytes(raw)
+    if source.faults:
+        faults = [(f.line or source.line(f.where), f.what) for f in source.faults[:_SHOWN]]
+        raise BadRunbook(file, faults)
+    if not isinstance(source.tree, dict):
         raise BadRunbook(file, [(1, "not a mapping")])
     try:
-        runbook = Runbook.model_validate(plain)
+        runbook = Runbook.model_validate(source.tree)
     except ValidationError as wrong:
-        faults = [(line_of(tree, e["loc"]), _say(e["loc"], e["msg"])) for e in wrong.errors()]
+        errors = wrong.errors(include_url=False)[:_SHOWN]
+        faults = [(source.line(_plain(e["loc"])), _say(e["loc"], e["msg"])) for e in errors]
         raise BadRunbook(file, sorted(set(faults))) from wrong
-    return Source(file=file, digest=hashlib.sha256(raw).hexdigest(), runbook=runbook, tree=tree)
+    return Source(file=file, digest=hashlib.sha256(raw).hexdigest(), runbook=runbook, text=source)
 
 
-def line_of(tree: object, where: tuple[int | str, ...]) -> int:
-    """The line of the deepest part of `where` that is in the file."""
-    node, line = tree, 1
-    for key in where:
-        if isinstance(node, dict) and key in node:
-            line = node.lc.key(key)[0] + 1  # type: ignore[attr-defined]
-            node = node[key]
-        elif isinstance(node, list) and isinstance(key, int) and key < len(node):
-            line = node.lc.item(key)[0] + 1  # type: ignore[attr-defined]
-            node = node[key]
-    return line
+def _plain(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """pydantic puts the arm of a union (`native`, `play`) into the path; people look for the keys."""
+    return tuple(p for p in where if p not in _ARMS)
 
 
 def _say(where: tuple[int | str, ...], message: str) -> str:
-    # pydantic puts the arm of a union (`native`, `play`) into the path; people look for the keys.
-    path = ".".join(str(p) for p in where if p not in ("native", "play", "none"))
+    path = ".".join(str(p) for p in _plain(where))
     return f"{path or 'runbook'}: {message[:1].lower()}{message[1:]}"

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from runbooks.actions import Native as Registered
 from runbooks.actions import registered
-from runbooks.library import BadRunbook, Source, library_dir, line_of, playbooks_dir, read
+from runbooks.library import BadRunbook, Source, library_dir, playbooks_dir, read
 from runbooks.model import Action, Check, Native, NoUndo, Play, Runbook, Step, Text
 from runbooks.values import NAMED, check_value, used
 from zaibei.kernel.errors import Usage
@@ -113,7 +113,7 @@ def lint_one(
         faults.append((("drill",), "drill", f"no scenario {source.runbook.drill!r}"))
     return sorted(
         (
-            Finding(file=source.file.name, line=line_of(source.tree, at), rule=rule, what=what)
+            Finding(file=source.file.name, line=source.text.line(at), rule=rule, what=what)
             for at, rule, what in faults
         ),
         key=lambda f: (f.line, f.rule, f.what),

@@ -8,6 +8,7 @@ from zaibei.kernel.errors import BadStack
 
 Where: TypeAlias = tuple[str | int, ...]
 
+FAULT_LIMIT = 1000  # that are looked into; a file has a slip in every line at most once
 SHOWN_LIMIT = 200  # a file of another kind must not scroll the first fault away
 
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from zaibei.config._fault import Fault, Where
+from zaibei.config._fault import FAULT_LIMIT, Fault, Where
 from zaibei.config._shape import FORMS, StackDoc
 
 _KNOWN = "known here:"
+_SHORT = 80  # characters of what was written: enough to find it
 _KINDS = {
     "string_type": "text",
     "list_type": "a list",
@@ -32,7 +33,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError) -> list[Fault]:
-    return [_fault(e) for e in error.errors(include_url=False)]
+    """Of the first ones: a slip made in every line of a large file is known after a few."""
+    return [_fault(e) for e in error.errors(include_url=False)[:FAULT_LIMIT]]
 
 
 def _fault(error: Mapping[str, Any]) -> Fault:
@@ -47,7 +49,7 @@ def _said(error: Mapping[str, Any], where: Where) -> tuple[str, str]:
     if kind == "extra_forbidden":
         inside = f" in {say_where(where[:-1])}" if len(where) > 1 else ""
         known = keys_at(StackDoc, where[:-1])
-        return f"unknown key {where[-1]!r}{inside}", nearest(str(where[-1]), known)
+        return f"unknown key {_short(where[-1])}{inside}", nearest(str(where[-1]), known)
     if kind == "missing":
         return f"{said} is missing", ""
     if kind in _KINDS:
@@ -55,14 +57,19 @@ def _said(error: Mapping[str, Any], where: Where) -> tuple[str, str]:
         return f"{said}: expected {_KINDS[kind]}", "without quotes" if quoted else ""
     if kind in ("enum", "literal_error"):
         wanted = str(context["expected"]).replace("'", "").replace(" or ", ", ")
-        hint = nearest(str(error["input"]), wanted.split(", "))
+        hint = nearest(str(error["input"])[:_SHORT], wanted.split(", "))
         # What there is to choose from stands in the message already.
         near = "" if hint.startswith(_KNOWN) else hint
-        return f"{said}: {error['input']!r} is not one of {wanted}", near
+        return f"{said}: {_short(error['input'])} is not one of {wanted}", near
     if kind == "string_pattern_mismatch":
         return f"{said}: not in the form this takes", FORMS[context["pattern"]]
     message = str(error["msg"]).removeprefix("Input ")
     return f"{said}: {message[0].lower()}{message[1:]}", str(context.get("hint", ""))
+
+
+def _short(said: object) -> str:
+    text = repr(said if not isinstance(said, str) else said[: _SHORT + 1])
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}…"
 
 
 def _meaning(where: Where) -> str:

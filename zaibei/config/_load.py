@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from zaibei.config import _promises, _references, _shape
 from zaibei.config._build import build, inherited
-from zaibei.config._fault import Fault, Located, Where, bad_stack
+from zaibei.config._fault import FAULT_LIMIT, Fault, Located, Where, bad_stack
 from zaibei.config._faults_of_shape import faults_of
 from zaibei.config._rest import Rest
 from zaibei.config._yaml import Source, Tree, read
@@ -76,6 +76,8 @@ def judge(path: Path) -> tuple[Checked, _shape.StackDoc | None, Source]:
 
 
 def _meaning_of_the_rest(tree: dict[str, Tree], error: ValidationError) -> list[Fault]:
+    if error.error_count() > FAULT_LIMIT:
+        return []
     rest = Rest(tree)
     for found in error.errors(include_url=False, include_input=False):
         where = tuple(found["loc"])

@@ -33,13 +33,16 @@ def faults(stack: Stack) -> list[Fault]:
     ]
 
 
+_SYNCHRONOUS = (Role.PRODUCTION, Role.SAME_CITY)
+
+
 def replicas(stack: Stack) -> list[Site]:
     """Sites that hold a synchronous copy of every database."""
-    return [s for s in stack.sites if s.role in (Role.PRODUCTION, Role.SAME_CITY)]
+    return [s for s in stack.sites if s.role in _SYNCHRONOUS]
 
 
 def voters(stack: Stack) -> list[Site]:
-    return [s for s in stack.sites if s in replicas(stack) or s.witness]
+    return [s for s in stack.sites if s.role in _SYNCHRONOUS or s.witness]
 
 
 def why_no_automatic_city_takeover(stack: Stack, city: str) -> str | None:
@@ -251,7 +254,7 @@ def _city(stack: Stack, objective: Objective, name: str, where: Where) -> Iterat
                 hint="declare a site of role remote in another city",
                 where=(*where, "city"),
             )
-        if objective.city.rpo == ZERO and not any(s in replicas(stack) for s in left):
+        if objective.city.rpo == ZERO and not any(s.role in _SYNCHRONOUS for s in left):
             yield Fault(
                 what=f"{name}: rpo 0s for the loss of {city} cannot be met: the copies in other "
                 "cities follow asynchronously",

@@ -359,7 +359,7 @@ class StackDoc(_Doc):
     """Everybody who owns or approves."""
     objectives: ObjectivesDoc = ObjectivesDoc()
     """Objectives of every asset that does not name its own for the hazard."""
-    sites: Annotated[list[SiteDoc], Field(min_length=1)]
+    sites: Annotated[list[SiteDoc], Field(min_length=1, max_length=32)]
     """云: the data centres."""
     data: DataDoc
     """数: databases and buckets."""

@@ -21,6 +21,7 @@ _LONGEST = timedelta(
     days=36_525
 )  # a century: beyond it somebody slipped, and sums with today overflow
 _LARGEST_BYTES = 1 << 70
+_LONGEST_TEXT = 20_000
 
 
 def duration(text: str) -> timedelta:
@@ -67,7 +68,8 @@ def say_bytes(value: int) -> str:
 
 def _scaled(text: str, table: Mapping[str, int], what: str) -> int:
     """In the smallest of units, rounded. Decimal: 0.1 of a second is not a binary fraction."""
-    match = _NUMBER.fullmatch(text.strip())
+    # A number of a megabyte takes seconds to scale, and is none.
+    match = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST_TEXT else None
     if match is None or match["unit"] not in table:
         raise Usage(
             f"not a {what}: {_short(text)}", hint=f"write a number and one of {', '.join(table)}"
