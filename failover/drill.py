@@ -170,6 +170,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
     """Raises Busy when one runs, Refused and Missing when the ground does not hold; anything that goes
     wrong after the intent is logged as aborted, and raised.
     """
+    fitness.known(asked.despite)
     objective = asked.scenario.objective(asked.stack)
     needed = required(asked.scenario, asked.stack)
     if where := config.why_not_public(asked.stack):
@@ -190,7 +191,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             clock=clock,
             progress=progress,
         )
-        fitness.settle(clock)
+        fitness.settle(clock, progress)
         question = fitness.Asked(
             stack=asked.stack, lab=lab, access=access, clock=clock, backup=not asked.prepare
         )

@@ -30,6 +30,7 @@ from zaibei.evidence import default_dir
 from zaibei.kernel import process
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Missing, Refused, Unreachable, Usage, ZaibeiError
+from zaibei.kernel.progress import Progress
 from zaibei.kernel.state import state_dir
 from zaibei.kernel.wait import wait_until
 
@@ -105,6 +106,14 @@ def names() -> tuple[str, ...]:
     return tuple(_QUESTIONS)
 
 
+def known(despite: Collection[str]) -> None:
+    """Raises Usage for a question that is not asked. Before anything else: the answers take seconds."""
+    if unknown := sorted(set(despite) - set(names())):
+        raise Usage(
+            f"--despite {unknown[0]}: no such question", hint=f"there are {', '.join(names())}"
+        )
+
+
 def check(asked: Asked) -> tuple[Finding, ...]:
     """Every question, in the order in which a person would mend things."""
     found = []
@@ -126,10 +135,6 @@ def demand(found: Sequence[Finding], *, despite: Collection[str]) -> tuple[Findi
     """Raises Refused, or Missing where only data is, with everything that stands against a drill and the way out of
     each. Answers with what was found and is ignored on demand.
     """
-    if unknown := sorted(set(despite) - set(names())):
-        raise Usage(
-            f"--despite {unknown[0]}: no such question", hint=f"there are {', '.join(names())}"
-        )
     against = [f for f in found if f.stops and f.name not in despite]
     if against:
         said = "; ".join(f"{f.name}: {f.detail}" for f in against)
@@ -309,8 +314,9 @@ def pressure_pct() -> float | None:
     return None
 
 
-def settle(clock: Clock) -> None:
+def settle(clock: Clock, progress: Progress) -> None:
     """Wait a little for what was just booted and loaded to come to rest; the question is asked afterwards."""
+    progress.step("asking whether the stack is well enough")
     with suppress(Unreachable):
         wait_until(
             lambda: f"{now:g} %" if (now := pressure_pct() or 0.0) > _PRESSURE_PCT else None,

@@ -191,6 +191,8 @@ def down(*, clock: Clock, progress: Progress, keep_layers: bool = True) -> list[
         raise ToolFailed(
             f"the lab left something behind: {'; '.join(left[:5])}", hint="zaibei lab down, again"
         )
+    for disk_ in leftovers.held(state):
+        progress.note(f"another program's mount namespace holds {disk_}, until it ends")
     return found
 
 

@@ -41,7 +41,9 @@ def find(state: Path) -> list[str]:
 
 def elsewhere(state: Path) -> Path | None:
     """Another state folder whose lab is up on this machine: the names of links and namespaces are its own then."""
-    marks = [network.made_for(), *(cgroup.made_for(g) for g in cgroup.all_of_labs())]
+    if link := network.made_for():
+        return None if link == state.resolve() else link
+    marks = (cgroup.made_for(g) for g in cgroup.all_of_labs())
     return next((m for m in marks if m is not None and m != state.resolve()), None)
 
 
@@ -88,18 +90,28 @@ def _mounts(state: Path) -> list[Path]:
     return sorted(below, key=lambda p: len(p.parts), reverse=True)
 
 
-def _loops(state: Path) -> list[tuple[str, str]]:
-    """Loop devices on files below the state folder. One that is detached already and mounted here no more is held by
-    another program's mount namespace, and goes with it: nothing can take it away before.
+def held(state: Path) -> list[str]:
+    """Disks of ours, gone here, in the mount namespace of another program: each goes when that ends, and nothing can
+    take it away before.
     """
+    ours = set(_devices(state)) - set(_loops(state))
+    return [f"{file.removesuffix(' (deleted)')}, {device}" for device, file in sorted(ours)]
+
+
+def _loops(state: Path) -> list[tuple[str, str]]:
+    """Loop devices that are to be removed: mounted here, or not detached yet."""
+    mounted = set(mounts().values())
+    return [d for d, lazy in _devices(state).items() if d[0] in mounted or not lazy]
+
+
+def _devices(state: Path) -> dict[tuple[str, str], bool]:
+    """Loop devices on files below the state folder, and whether each is detached already."""
     columns = "NAME,BACK-FILE,AUTOCLEAR"
     shown = run(["losetup", "--list", "--json", "--output", columns]).strip()
     devices = json.loads(shown)["loopdevices"] if shown else []
-    mounted = set(mounts().values())
-    return [
-        (d["name"], d["back-file"])
+    return {
+        (d["name"], d["back-file"]): bool(d["autoclear"])
         for d in devices
         if d.get("back-file")
         and Path(d["back-file"].removesuffix(" (deleted)")).is_relative_to(state)
-        and (d["name"] in mounted or not d["autoclear"])
-    ]
+    }

@@ -46,7 +46,7 @@ def test_overruling_one_does_not_overrule_another() -> None:
 
 def test_a_question_that_is_not_asked_cannot_be_overruled() -> None:
     with pytest.raises(Usage, match="--despite everything: no such question") as wrong:
-        demand([WELL], despite=("everything",))
+        preflight.known(("alerts", "everything"))
     assert "alerts" in wrong.value.hints[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.lab import disk
+from infra.lab import disk, leftovers
 from infra.lab.plan import Host
 from zaibei.config.model import Role
 from zaibei.kernel.clock import SystemClock
@@ -87,6 +87,10 @@ def test_a_mount_table_that_another_program_keeps_does_not_keep_the_power_away(h
         assert (host.disk / "data" / "kept").read_text() == "kept"
         assert host.image.stat().st_ino != before, "two file systems write to one file"
         flushed(host.disk / "data" / "after", "after")
+        (held_still,) = leftovers.held(host.folder)
+        assert held_still.startswith(f"{host.image}, /dev/loop")
+        mine = [f for f in leftovers.find(host.folder) if f.startswith("loop device")]
+        assert len(mine) == 1, "the one that is mounted; the other is not ours to remove"
     disk.detach(host, CLOCK)
     run(["e2fsck", "-f", "-n", host.image])
     disk.attach(host, CLOCK)

@@ -120,6 +120,7 @@ def check(
     from zaibei.cli.choice import chosen_stack
 
     declared, clock = chosen_stack(stack), SystemClock()
+    preflight.known(despite or ())
     scenario.load(name).fault_in(declared)
     lab = plan(declared, state_dir())
     found = preflight.check(
