@@ -338,6 +338,15 @@ def test_a_host_that_is_named_finds_its_own_last_listing(zaibei: Zaibei, source:
     assert zaibei("show")[1]["facts"]["roots"] == [str(source)]
 
 
+def test_the_host_may_come_from_the_environment(
+    zaibei: Zaibei, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZAIBEI_HOST", "shop")
+
+    assert zaibei("run", "--files", source)[0] == 0
+    assert zaibei("show")[1]["host"] == "shop"
+
+
 def test_a_job_has_host_tags_and_what_may_fail(zaibei: Zaibei, source: Path) -> None:
     words = ("--host", "shop", "--tag", "night", "--allow-unreadable", "*.lock", "--allow-empty")
     code, told, _ = zaibei(
@@ -350,6 +359,8 @@ def test_a_job_has_host_tags_and_what_may_fail(zaibei: Zaibei, source: Path) -> 
     assert job["files"] == [f"x={source}"] and job["allow_empty"] is True
     code, told, _ = zaibei("schedule", "add", "k", "--every", "1h", "--files", source)
     assert code == 0 and "host" not in told["job"], "an older zaibei reads it"
+    for wrong in (("--files", "/dev/null"), ("--files", source, "--files", f"src={source}")):
+        assert zaibei("schedule", "add", "w", "--every", "1h", *wrong)[0] == 2
 
 
 # ── what cannot be read ──────────────────────────────────────────────────────────────────────────

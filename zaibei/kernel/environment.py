@@ -19,6 +19,7 @@ OURS: Final[Mapping[str, str]] = {
     "ZAIBEI_REPO": "for --repo: the URLs of the repositories, separated by spaces",
     "ZAIBEI_PASSWORD_FILE": "for --password-file",
     "ZAIBEI_PASSWORD_COMMAND": "a command whose first line of output is the passphrase, where there is no file",
+    "ZAIBEI_HOST": "for --host: whose data it is, where the machine's own name changes",
     "ZAIBEI_S3_KEY": "access key of the repositories' store",
     "ZAIBEI_S3_SECRET_FILE": "file with the secret key",
     "ZAIBEI_S3_SESSION_TOKEN_FILE": "file with the session token of temporary credentials",

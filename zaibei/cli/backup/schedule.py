@@ -68,7 +68,7 @@ def add(
     """Add a job. Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told():
         from backup.immutability import may_be  # noqa: PLC0415
-        from backup.roots import Root  # noqa: PLC0415
+        from backup.roots import Root, roots  # noqa: PLC0415
         from backup.schedule import model, state  # noqa: PLC0415
         from backup.walk import Rules  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
@@ -87,6 +87,7 @@ def add(
                     hint="leave --retain away, or use an S3 vault",
                 )
         paths = source_of(files, postgres, bucket)
+        roots([p for p in paths if p.path.exists()])  # a device, or two of one name
         if not (paths or postgres or bucket):
             need_source()  # seen now, and not in the morning
         if repo:

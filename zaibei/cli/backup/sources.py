@@ -17,7 +17,8 @@ Files = Annotated[
 Host = Annotated[
     str,
     typer.Option(
-        help="Whose data it is, if not this machine's: a container has a new name each time."
+        envvar="ZAIBEI_HOST",
+        help="Whose data it is, if not this machine's: a container has a new name each time.",
     ),
 ]
 Tags = Annotated[
