@@ -77,7 +77,9 @@ def crowd(
 ) -> SurgeResult:
     """What the engine would have written of such a service, read back and added up."""
     door = guard.Door(url="http://127.0.0.1:1", tls=False, host="127.0.0.1", port=1, address="127.0.0.1")  # fmt: skip
-    made = surges.load(name).plan(doors=[door], declared=(), ca_file=None, seed=7)
+    made = surges.load(name).plan(
+        doors=[door], declared=(), ca_file=None, seed=7, session_key=folder / "session.key"
+    )
     path = folder / "results-0.jsonl"
     path.unlink(missing_ok=True)
     recorder = Recorder(path)

@@ -6,6 +6,7 @@ The tests of this file are one story and run in their order.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,11 @@ def test_the_production_site_loses_its_power_and_no_acknowledged_write_is_lost(c
     assert {c["name"] for c in result["checks"]} >= set(result["required"]) > set(_OF_THE_SERVICE)
     surge = result["surge"]
     assert f"{surge['unserved']} of {surge['offered']} citizens" in result["summary"][0]["en"]
+    for text in [c["title"] for c in result["checks"]] + [
+        c["detail_i18n"] for c in result["checks"]
+    ]:
+        assert not re.search(r"[\u4e00-\u9fff]", text["en"]), text
+        assert re.search(r"[\u4e00-\u9fff]", text["zh"]), text
     assert set(result) >= _CONTRACT
     assert result["seed"] == 7
     assert result["acked"] > 200

@@ -216,11 +216,8 @@ def _tell(r: dict[str, Any]) -> None:
         f"{_n(r['objects']['lost'])} of {_n(r['objects']['acked'])}",
         "",
     )
-    table.add_row(
-        "writes with unknown outcome · unexpected writes",
-        f"{_n(r['info'])} · {_n(r['phantoms'])}",
-        "",
-    )
+    table.add_row("writes with unknown outcome", _n(r["info"]), "")
+    table.add_row("unexpected writes", _n(r["phantoms"]), "")
     table.add_row(
         "phases", ", ".join(f"{k} {v:.1f} s" for k, v in r["phases_s"].items()) or "unknown", ""
     )

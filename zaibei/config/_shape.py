@@ -315,9 +315,9 @@ class ServiceDoc(_Doc):
     surge_factor: Annotated[float, Field(le=1e6, strict=True, allow_inf_nan=False)]
     """How many times the peak must be survived in an emergency; at least 1."""
     slo_latency: Period
-    """99 of 100 good answers come within this."""
+    """99 of 100 good answers come within this. A drill with a surge is held to it."""
     slo_success: Annotated[float, Field(gt=0, le=1, strict=True, allow_inf_nan=False)]
-    """Share of requests that get a good answer, 0 to 1."""
+    """Share of citizens who are served in the end, 0 to 1. A drill with a surge is held to it."""
     endpoints: list[Url] = []
     """Where citizens reach it. Default: the doors of the entry sites."""
     ladder_max: Literal["L0", "L1", "L2", "L3", "L4", "L5", "L6"] = "L6"
