@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from backup.dresser import told
 from zaibei.kernel.beneath import DIRECTORY, LINKED, Directory, open_below
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.printable import quoted
 
 DIRECTORIES_MAX: Final = 100_000  # remembered as made; beyond that they are asked for again
 OPEN_MAX: Final = 128  # directories that are kept open
@@ -80,7 +80,7 @@ class Below:
 
 
 def twice(path: bytes) -> Damage:
-    return Damage(f"a listing names {told(path)} twice")
+    return Damage(f"a listing names {quoted(path)} twice")
 
 
 @contextmanager
@@ -91,5 +91,5 @@ def _no_link(path: bytes) -> Iterator[None]:
         if strange.errno not in LINKED:
             raise
         raise Damage(
-            f"a listing names {told(path)} twice, or below what is no directory"
+            f"a listing names {quoted(path)} twice, or below what is no directory"
         ) from strange

@@ -14,16 +14,12 @@ import threading
 from typing import Final
 
 from backup.tree import Node, Type
+from zaibei.kernel.printable import quoted
 
 TOLD_MAX: Final = 1000  # lines of each kind; the counts are exact
 _SECURITY: Final = b"security."  # what the kernel grants by: capabilities, labels
 _CAPABILITY: Final = b"security.capability"
 _BITS: Final = ((stat.S_ISUID, "setuid"), (stat.S_ISGID, "setgid"))
-
-
-def told(path: bytes) -> str:
-    """A name for people, on one line whatever is in it."""
-    return f"{os.fsdecode(path)!a}"
 
 
 class Dresser:
@@ -55,7 +51,7 @@ class Dresser:
             try:
                 os.setxattr(of, name, value)
             except OSError as refused:
-                self.not_set(node.path, f"{os.fsdecode(name)!a}: {refused.strerror}")
+                self.not_set(node.path, f"{quoted(name)}: {refused.strerror}")
         os.utime(of, ns=(node.mtime_ns, node.mtime_ns))
 
     def _mode(self, node: Node) -> int:
@@ -74,10 +70,10 @@ class Dresser:
         with self._lock:
             self.unset_count += 1
             if len(self.unset) < TOLD_MAX:
-                self.unset.append(f"{told(path)}: {why}")
+                self.unset.append(f"{quoted(path)}: {why}")
 
     def _tell(self, node: Node, what: str) -> None:
         with self._lock:
             self.privileged_count += 1
             if len(self.privileged) < TOLD_MAX:
-                self.privileged.append(f"{told(node.path)}: {what}")
+                self.privileged.append(f"{quoted(node.path)}: {what}")

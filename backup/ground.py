@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from backup.below import OWN, Below, twice
-from backup.dresser import Dresser, told
+from backup.dresser import Dresser
 from backup.errors import NotEmpty
 from backup.tree import Node, Type, why_unsafe
 from zaibei.kernel.beneath import DIRECTORY, LINKED, Directory, open_below
 from zaibei.kernel.errors import Damage, Refused, Usage
+from zaibei.kernel.printable import quoted
 from zaibei.kernel.syscalls import CANNOT, flush, rename_new
 
 STAGE: Final = b".zaibei-restoring"
@@ -151,7 +152,7 @@ class Ground:
             self._open_stage()
         except OSError as strange:
             raise Refused(
-                f"{self.target}: {told(STAGE)} is not a directory", hint="restore into a new one"
+                f"{self.target}: {quoted(STAGE)} is not a directory", hint="restore into a new one"
             ) from strange
         self._take(self._stage.fd)
         try:
@@ -219,7 +220,7 @@ class Ground:
         if why is None and path.split(b"/", 1)[0] == STAGE:
             why = "the restore's own folder"
         if why is not None:
-            raise Damage(f"a listing names {told(path)}: {why}")
+            raise Damage(f"a listing names {quoted(path)}: {why}")
 
     def own(self, name: bytes) -> BinaryIO:
         """A new file in the restore's own folder, for as long as it runs."""
@@ -292,7 +293,7 @@ class Ground:
         if was is None:
             return False
         if stat.S_IFMT(was.st_mode) != _FORMAT[node.type]:
-            raise Damage(f"a listing links {told(node.path)} to what is no {node.type}")
+            raise Damage(f"a listing links {quoted(node.path)} to what is no {node.type}")
         if self.resumed and self.there(node.path) is not None:
             self.remove(node.path)
         held, first = self._below.name(node.hard)

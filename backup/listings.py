@@ -17,6 +17,7 @@ from backup.snapshot import Snapshot
 from backup.suite import ID_BYTES
 from backup.tree import Node
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.printable import printable
 from zaibei.kernel.progress import Progress
 
 _BATCH_BLOBS: Final = 1 << 18
@@ -72,16 +73,10 @@ def who_needs(
             finding.lost = f"{begun}unknown in snapshots {some}: their listings cannot be read"
 
 
-def said(path: bytes) -> str:
-    """For a terminal: a name may hold anything, also what moves a cursor."""
-    text = path.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _reached(one: Finding, sequence: int, path: bytes) -> None:
     if sequence not in one.snapshots and len(one.snapshots) < _SNAPSHOTS:
         one.snapshots.append(sequence)
-    if (text := said(path)) not in one.paths and len(one.paths) < _PATHS:
+    if (text := printable(path)) not in one.paths and len(one.paths) < _PATHS:
         one.paths.append(text)
     one.mend = HEAL
     one.lost = f"in snapshots {', '.join(map(str, one.snapshots))}: {', '.join(one.paths)}"
@@ -161,7 +156,7 @@ class _Wrong:
             self.count += 1
             into = self._lacking if lacking[at] else self._uneven
             if len(into) < _PATHS:
-                into.append(said(nodes[at].path))
+                into.append(printable(nodes[at].path))
 
     def tell(self, one: Snapshot, out: Report) -> None:
         for paths, what in (

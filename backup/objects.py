@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
-from backup.dresser import told
 from backup.errors import NotEmpty
 from backup.ground import STAGE
 from backup.reader import Reader
@@ -24,6 +23,7 @@ from backup.tree import Node, Type
 from infra.objectstore.contract import AlreadyThere, HeaderedStore, ObjectStore
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Damage, Refused
+from zaibei.kernel.printable import quoted
 from zaibei.kernel.progress import Progress
 
 FILE_MODE: Final = 0o600
@@ -40,7 +40,7 @@ def chosen(listing: Iterable[Entry], *, at: datetime | None) -> Iterator[Entry]:
         for reader, node in group:  # the newest first
             about = node.object
             if about is None:
-                raise Damage(f"a bucket lists {told(node.path)}, which is no object")
+                raise Damage(f"a bucket lists {quoted(node.path)}, which is no object")
             if about.latest if moment is None else node.mtime_ns <= moment:
                 if node.type is Type.OBJECT:
                     yield reader, node
@@ -167,17 +167,17 @@ def _whole(sources: Sequence[Source], reader: Reader, node: Node, out: Sent) -> 
                 if (same.path, same.object) == (node.path, node.object):
                     data = _read(other, same)
                     out.taken.append(
-                        f"{told(node.path)}, whole, from {other.repository.name}: {why}"
+                        f"{quoted(node.path)}, whole, from {other.repository.name}: {why}"
                     )
                     return data
-    out.lost.append(f"{told(node.path)}: {why}")
+    out.lost.append(f"{quoted(node.path)}: {why}")
     raise _Gone
 
 
 def _read(reader: Reader, node: Node) -> bytes:
     data = b"".join(reader.read(id_) for id_ in node.blobs)
     if len(data) != node.size_bytes:
-        raise Damage(f"{told(node.path)}: {len(data)} bytes of {node.size_bytes}")
+        raise Damage(f"{quoted(node.path)}: {len(data)} bytes of {node.size_bytes}")
     return data
 
 

@@ -16,7 +16,6 @@ from backup import copies, revoked, snapshot, strays, tree
 from backup.blob import Chunk, Kind
 from backup.forget import state
 from backup.forgotten import LOST
-from backup.listings import said
 from backup.reader import Reader
 from backup.repository import Repository
 from backup.snapshot import Snapshot
@@ -25,6 +24,7 @@ from backup.wounds import Wounds, dress, find, salvage
 from backup.writer import Writer
 from infra.objectstore.contract import ObjectStore
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.printable import printable
 from zaibei.kernel.progress import Progress
 
 PATHS_MAX = 1000  # named one by one; the count is exact
@@ -151,7 +151,7 @@ def _anew(
             if _there(writer, node):
                 kept.append(node)
             else:
-                lost.append(said(node.path))
+                lost.append(printable(node.path))
     if not lost and len(kept) == one.content.entries:
         return None
     if not lost:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from backup.below import twice
-from backup.dresser import told
 from backup.ground import UNFIT, Ground, Unfit
 from backup.later import Later
 from backup.laying import OPENERS, Layer, whole
@@ -29,6 +28,7 @@ from backup.snapshot import Snapshot
 from backup.source import Entry, Source, View, entries, mark_of
 from backup.tree import OBJECTS, Node, Type
 from zaibei.kernel.errors import Damage, NoSpace, Usage, ZaibeiError
+from zaibei.kernel.printable import quoted
 from zaibei.kernel.progress import Progress
 from zaibei.kernel.units import say_bytes
 
@@ -217,7 +217,7 @@ class _Run:
                 self.later.append(node)  # also one that is only made for what is below it
             elif self.wanted(node.path) and self._directory(node, os.path.dirname(node.path)):
                 if node.torn and len(self.torn) < LOST_MAX:
-                    self.torn.append(told(node.path))
+                    self.torn.append(quoted(node.path))
                 if (first := self._first_of(node)) is not None:
                     self.later.append(replace(node, hard=first))
                 elif node.type is not Type.FILE:
@@ -268,7 +268,7 @@ class _Run:
             # A name that is there is a whole file: that, and not that nobody complained.
             there = path in tried and path not in self.lost
             if there and self.ground.there(path) is not None:
-                self._take(f"{told(path)}, whole, from {name}: {was[1]}")
+                self._take(f"{quoted(path)}, whole, from {name}: {was[1]}")
             else:
                 self.lost[path] = was
 
@@ -301,7 +301,7 @@ class _Run:
             privileged_count=self.ground.dresser.privileged_count,
             taken=tuple(self.taken),
             torn=tuple(self.torn),
-            lost=tuple(f"{told(path)}: {why}" for path, (_, why) in self.lost.items()),
+            lost=tuple(f"{quoted(path)}: {why}" for path, (_, why) in self.lost.items()),
         )
 
     def _second_names(self, count: dict[Type, int], *, of_files: bool) -> None:
@@ -314,9 +314,9 @@ class _Run:
             elif made is None:
                 continue
             elif node.hard in self.lost:
-                self._lose(node, f"its first name {told(node.hard)} is lost")
+                self._lose(node, f"its first name {quoted(node.hard)} is lost")
             elif of_files:
-                raise Damage(f"a listing links {told(node.path)} to what is not there")
+                raise Damage(f"a listing links {quoted(node.path)} to what is not there")
             # Else its first name is one that this account may not make, and that is told.
 
     def _made(self, make: Callable[[Node], bool], node: Node) -> bool | None:

@@ -39,6 +39,7 @@ from backup.snapshot import Snapshot
 from backup.unneeded import Unneeded
 from infra.objectstore.contract import NotThere, Stat
 from zaibei.kernel.errors import Damage
+from zaibei.kernel.printable import printable
 from zaibei.kernel.progress import Progress
 
 __all__ = ["Budget", "Level", "Report", "verify"]
@@ -261,7 +262,7 @@ def _present(
                 top, _, tail = stat.key.partition("/")
                 strange[top] = strange.get(top, 0) + 1
                 if top in names.FOLDERS and strange[top] <= _STRANGE:
-                    first.setdefault(top, []).append(listings.said(os.fsencode(tail)))
+                    first.setdefault(top, []).append(printable(os.fsencode(tail)))
             continue
         while wanted is not None and wanted[0] < name:
             lost(wanted[0], "is missing")
@@ -284,7 +285,7 @@ def _present(
                 f" deleted: {', '.join(first[top])}{more}"
             )
         else:
-            out.note(f"{listings.said(os.fsencode(top))}: {count} objects that are not zaibei's")
+            out.note(f"{printable(os.fsencode(top))}: {count} objects that are not zaibei's")
 
 
 def _pack_name(stat: Stat) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from zaibei.kernel.errors import NoSpace, Unexpected, Usage, ZaibeiError
+from zaibei.kernel.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 @cache
 def _console() -> "Console":
-    from rich.console import Console  # noqa: PLC0415
+    from zaibei.cli.shown import Shown  # noqa: PLC0415
 
-    return Console(stderr=True, highlight=False)
+    return Shown(stderr=True)
 
 
 class _Late:
@@ -66,14 +67,14 @@ _emitted = False
 def emit(value: Any) -> None:
     """One JSON object on stdout."""
     global _emitted  # noqa: PLW0603 — stdout is the process's, and so is this
-    text = json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False)
+    text = printable_lines(json.dumps(plain(value), ensure_ascii=False, indent=2, sort_keys=False))
     _emitted = True
     print(text, flush=True)
 
 
 def emit_line(value: Any) -> None:
     """One of many objects, a line each: for what goes on until it is ended."""
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+    print(printable_lines(json.dumps(plain(value), ensure_ascii=False)), flush=True)
 
 
 def failed(error: ZaibeiError, exit_code: int) -> dict[str, Any]:
@@ -115,11 +116,20 @@ def complain(error: ZaibeiError, exit_code: int) -> None:
     if "--json" in sys.argv and not _emitted:
         emit(failed(error, exit_code))
     word = {2: "usage", 3: "invalid", 4: "refused", 5: "missing"}.get(error.exit_code, "error")
-    talk.print(f"[bold red]{word}:[/] ", end="")
-    talk.print(error.message, markup=False, emoji=False, soft_wrap=True)
+    labelled(word, error.message, style="bold red")
     for hint in error.hints:
-        talk.print("[cyan]hint:[/] ", end="")
-        talk.print(hint, markup=False, emoji=False, soft_wrap=True)
+        labelled("hint", hint, style="cyan")
+
+
+def line(text: object) -> None:
+    """One line of an answer on stdout: a newline in a name, a title or a reason begins no other."""
+    print(printable(str(text)))
+
+
+def labelled(word: str, text: str, *, style: str) -> None:
+    """`word: text` on stderr, the word in its colour; the text is never markup."""
+    talk.print(f"{word}:", style=style, end=" ")
+    talk.print(text, soft_wrap=True)
 
 
 def refused_words(wrong: BaseException | None) -> None:
@@ -242,9 +252,9 @@ class Bar:
 
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=_console(),
@@ -267,14 +277,18 @@ class Bar:
             )
 
     def note(self, what: str) -> None:
-        self._bar.console.print(f"    {what}", markup=False)
+        self._bar.console.print(f"    {what}")
 
     def _finish(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
             took = time.monotonic() - self._since
-            self._bar.console.print(f"[green]✓[/] {self._what} [dim]{took:.1f} s[/]")
+            self._ended("✓", "green", f"{self._what}  {took:.1f} s")
             self._task = None
+
+    def _ended(self, mark: str, style: str, what: str) -> None:
+        self._bar.console.print(mark, style=style, end=" ")
+        self._bar.console.print(what)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -284,7 +298,7 @@ class Bar:
         if kind is None:
             self._finish()
         elif self._task is not None:
-            self._bar.console.print(f"[red]✗[/] {self._what}")
+            self._ended("✗", "red", self._what)
         self._bar.stop()
 
 
@@ -295,8 +309,11 @@ def progress(*, programs: bool = False) -> Bar | Lines | JsonLines:
     return Bar() if talk.is_terminal else Lines()
 
 
-def show(table: Any) -> None:
-    """Something rich can draw, on stdout: the answer a person asked for."""
-    from rich.console import Console  # noqa: PLC0415
+def show(table: Any, *, width: int | None = None) -> None:
+    """Something rich can draw, on stdout: the answer a person asked for. `width`: of what is no terminal."""
+    from zaibei.cli.shown import Shown, on_one_line  # noqa: PLC0415
 
-    Console(highlight=False).print(table)
+    out = Shown()
+    if width is not None and not out.is_terminal:
+        out.width = width
+    out.print(on_one_line(table))

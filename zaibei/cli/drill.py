@@ -11,6 +11,7 @@ import typer
 from zaibei.cli.console import emit, progress, show, talk, unexpected
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage
+from zaibei.kernel.printable import printable
 from zaibei.kernel.state import state_dir
 
 if TYPE_CHECKING:
@@ -194,9 +195,11 @@ def _tell(r: dict[str, Any]) -> None:
     from rich.table import Table
 
     verdict = r["verdict"]
-    talk.print(
-        f"\n[{_COLOUR[verdict]}]{verdict}[/]  {r['title']['en']} · {r['title']['zh']}  [dim]{r['drill_id']}[/]"
-    )
+    talk.print()
+    talk.print(verdict, style=_COLOUR[verdict], end="  ")
+    title = " · ".join(printable(r["title"][lang]) for lang in ("en", "zh"))
+    talk.print(title, end="  ", soft_wrap=True)
+    talk.print(r["drill_id"], style="dim")
     for reason in r["reasons"]:
         talk.print(f"  {reason}", markup=False)
     for line in r.get("summary", []):  # drills of earlier versions have none
@@ -248,8 +251,10 @@ def _tell(r: dict[str, Any]) -> None:
     )
     show(table)
     for check in r["checks"]:
-        mark = "[green]✓[/]" if check["passed"] else "[red]✗[/]" if check["ran"] else "[yellow]–[/]"
-        talk.print(f"{mark} {check['name']:18} ", end="")
+        passed, ran = check["passed"], check["ran"]
+        style, mark = ("green", "✓") if passed else ("red", "✗") if ran else ("yellow", "–")
+        talk.print(mark, style=style, end=" ")
+        talk.print(f"{check['name']:18}", end=" ")
         talk.print(check["detail"], markup=False, style="dim")
     talk.print(f"\nevidence  {r['evidence_pack']}\nreport    {r['report']}", markup=False)
     if noted := r.get("checkpoint"):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zaibei.cli import witness
-from zaibei.cli.console import emit
+from zaibei.cli.console import emit, labelled, line, talk
 from zaibei.kernel.errors import Damage, Invalid
+from zaibei.kernel.printable import printable, printable_lines
 
 if TYPE_CHECKING:  # cryptography is slow to import, and `zaibei --help` needs none of it
     from failover.rejudge import Rejudged
@@ -76,8 +77,8 @@ def log(*, evidence: Where = None, json: Json = False) -> None:
         emit({"entries": [_line(e) for e in found]})
         return
     for e in found:
-        line = _line(e)
-        print(f"{e.index:>6}  {line['recorded_at']}  {line['kind']:<12} {line['drill_id'] or ''}")
+        one = _line(e)
+        line(f"{e.index:>6}  {one['recorded_at']}  {one['kind']:<12} {one['drill_id'] or ''}")
 
 
 @app.command()
@@ -87,7 +88,7 @@ def show(index: int, *, evidence: Where = None, json: Json = False) -> None:
     if json:
         emit({**_line(entry), "predicate": dict(entry.statement.predicate)})
         return
-    print(entry.payload.decode())
+    print(printable_lines(entry.payload.decode()))
 
 
 @app.command()
@@ -136,18 +137,24 @@ def verify(
         emit(_told(found))
         raise typer.Exit(0 if found.ok else Damage.exit_code)
     if not found.ok:
-        raise Damage(f"{pack} does not verify: {found.problems[0]}", hint=found.problems[1:])
+        for problem in found.problems:
+            labelled("damage", printable(problem), style="bold red")
+        talk.print("NOT VERIFIED", style="bold red")
+        raise typer.Exit(Damage.exit_code)
     for text in found.notes:
-        print(f"note: {text}")
+        line(f"note: {text}")
     for name in found.witnesses:
-        print(f"cosigned by {name}")
-    for line in (*found.roll.drills, *found.roll.due):
-        print(line)
+        line(f"cosigned by {name} at {found.cosigned_at[name]}")
+    for one in (*found.roll.drills, *found.roll.due):
+        line(one)
     if not found.keys_compared:
         for name, value in found.fingerprints.items():
-            print(f"      {value}  {name}")
-    print(f"checkpoint {found.noted}")
-    print(f"VERIFIED  {found.title}  ({found.size} entries, root {found.root})")
+            line(f"      {value}  {name}")
+    line(f"pack:  {found.title}")
+    line(f"log:   {found.origin}, {found.size} entries, root {found.root}")
+    line(f"time:  packed at {found.packed_at}; newest entry {found.newest or 'unknown'}")
+    line(f"checkpoint {found.noted}")
+    print("VERIFIED")
 
 
 @app.command()
@@ -178,7 +185,7 @@ def judge(pack: Path, *, fingerprint: Trusted = None, json: Json = False) -> Non
         raise typer.Exit(_judged_code(judged))
     _tell_judged(judged)
     for text in judged.denied:
-        print(f"note: recorded as PASS: {text}")
+        line(f"note: recorded as PASS: {text}")
     if judged.differing:
         names = ", ".join(line.name for line in judged.differing)
         raise Damage(f"{judged.drill_id}: the raw data in the pack do not give {names}")
@@ -224,23 +231,20 @@ def _judged_code(judged: "Rejudged") -> int:
 
 def _tell_judged(judged: "Rejudged") -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from zaibei.cli.console import show as print_table
 
     table = Table("field", "recorded", "recomputed", "")
-    for line in judged.lines:
-        again = f"not recomputable: {line.why_not}" if line.why_not else _short(line.recomputed)
-        mark = {True: "agrees", False: "DIFFERS", None: "–"}[line.agrees]
-        # Text and not markup: what stands in a pack must not draw on the terminal.
-        table.add_row(*map(Text, (line.name, _short(line.recorded), again, mark)))
+    for one in judged.lines:
+        again = f"not recomputable: {one.why_not}" if one.why_not else _short(one.recomputed)
+        mark = {True: "agrees", False: "DIFFERS", None: "–"}[one.agrees]
+        table.add_row(one.name, _short(one.recorded), again, mark)
     print_table(table)
 
 
 def _short(value: object) -> str:
     text = "unknown" if value is None else str(value)
-    shown = text if len(text) <= _CELL_MAX else f"{text[: _CELL_MAX - 1]}…"
-    return shown.encode("unicode_escape").decode() if not shown.isprintable() else shown
+    return text if len(text) <= _CELL_MAX else f"{text[: _CELL_MAX - 1]}…"
 
 
 def _tell_keys(held: "Evidence", *, json: bool) -> None:
@@ -276,6 +280,8 @@ def _told(found: "Findings") -> dict[str, object]:
         "title": found.title,
         "log": {"origin": found.origin, "size": found.size, "root": found.root},
         "packed_at": found.packed_at,
+        "newest": found.newest,
+        "cosigned_at": found.cosigned_at,
         "problems": found.problems,
         "notes": found.notes,
         "fingerprints": found.fingerprints,

@@ -87,6 +87,9 @@ def _run() -> None:
     from zaibei.kernel.errors import ZaibeiError  # noqa: PLC0415
 
     streams.settle()
+    # Typer's words quote what was typed, and a glob types names of others: no colours, so that every escape
+    # sequence can be written out. Read when typer first draws; its module is too slow to import for that.
+    os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
     threading.excepthook = _in_a_thread
     # Imports and listings make many objects and hardly a cycle: looking for some every 700 took a tenth.
     gc.set_threshold(50_000, 20, 20)

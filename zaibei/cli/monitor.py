@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zaibei.cli.console import emit, show, talk
+from zaibei.cli.console import emit, line, show, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Invalid, Usage
 from zaibei.kernel.state import state_dir
@@ -141,13 +141,11 @@ def _look(stack: Path | None) -> "Callable[..., Survey]":
 def _say(found: "Check") -> None:
     for one in found.firing:
         made = f" (while the drill {one.drill} runs)" if one.drill else ""
-        print(
-            f"{one.severity.upper()} {one.alert}: {one.summary['en']} / {one.summary['zh']}{made}"
-        )
-        print(f"    zaibei runbook show {one.runbook.removesuffix('.yml')}")
+        line(f"{one.severity.upper()} {one.alert}: {one.summary['en']} / {one.summary['zh']}{made}")
+        line(f"    zaibei runbook show {one.runbook.removesuffix('.yml')}")
     for silence in found.silences:
-        print(f"no answer: {silence.probe} of {silence.site}: {silence.reason}")
+        line(f"no answer: {silence.probe} of {silence.site}: {silence.reason}")
     for alert in found.unknown:
         places = ", ".join(d.at for d in found.unmeasured if d.alert == alert and d.at)
-        print(f"unknown: {alert}" + (f" at {places}" if places else ""))
+        line(f"unknown: {alert}" + (f" at {places}" if places else ""))
     print(f"{len(found.firing)} firing, {len(found.unknown)} unknown")

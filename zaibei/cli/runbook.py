@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zaibei.cli.choice import chosen_stack
-from zaibei.cli.console import emit, failed, progress, talk
+from zaibei.cli.console import emit, failed, line, progress, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Missing, Refused, Usage, ZaibeiError
 from zaibei.kernel.state import state_dir
@@ -44,7 +44,7 @@ def list_(*, json: Json = False) -> None:
         emit({"runbooks": [b.model_dump(mode="json") for b in books]})
         return
     for book in books:
-        print(f"{book.id:22}{book.danger.level:13}{book.drill:20}{book.title.zh} / {book.title.en}")
+        line(f"{book.id:22}{book.danger.level:13}{book.drill:20}{book.title.zh} / {book.title.en}")
 
 
 @app.command()
@@ -84,7 +84,7 @@ def lint(
         emit({"findings": found, "runbooks": report.runbooks})
     else:
         for one in found:
-            print(one)
+            line(one)
         talk.print(f"{len(report.runbooks)} runbooks read, {len(found)} findings")
     if found:
         raise typer.Exit(1)
@@ -212,7 +212,8 @@ def _unchecked(source: "Source") -> str | None:
         f"APPROVALS ARE NOT CHECKED: {source.runbook.id} needs {needed}, no signature was asked for or "
         "verified, and the journal says so (verified: null)"
     )
-    talk.print(f"[bold white on red] ! [/] [bold red]{warning}[/]", soft_wrap=True, emoji=False)
+    talk.print(" ! ", style="bold white on red", end=" ")
+    talk.print(warning, style="bold red", soft_wrap=True)
     return warning
 
 
@@ -266,4 +267,4 @@ def _report(journal: "Journal", warning: str | None, *, json: bool) -> None:
         )  # fmt: skip
     talk.print(f"{journal.run}: {journal.state.value}", markup=False)
     if warning:
-        talk.print(f"[bold red]{warning}[/]", soft_wrap=True, emoji=False)
+        talk.print(warning, style="bold red", soft_wrap=True)

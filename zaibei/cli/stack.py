@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zaibei.cli.console import emit, talk
+from zaibei.cli.console import emit, show, talk
 
 if TYPE_CHECKING:
     from zaibei.config import Explained  # pydantic stays unloaded until a command needs it
@@ -109,7 +109,6 @@ def schema(
 
 
 def _table(rows: "list[Explained]") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -121,10 +120,7 @@ def _table(rows: "list[Explained]") -> None:
         said = ", ".join(row.value) if isinstance(row.value, tuple) else _as_yaml(row.value)
         style = "dim" if row.origin == "default" else ""
         table.add_row(Text(row.path), Text(said), Text(row.origin), style=style)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH  # one value a line, for grep
-    console.print(table)
+    show(table, width=_PIPE_WIDTH)  # one value a line, for grep
 
 
 def _as_yaml(value: str | float | bool | None) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zaibei.cli.console import emit, progress, talk
+from zaibei.cli.console import emit, line, progress, talk
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Invalid, Refused, Usage
+from zaibei.kernel.printable import printable
 
 if TYPE_CHECKING:
     from infra.objectstore.s3 import S3Store
@@ -53,11 +54,11 @@ def probe(
     if json:
         emit(report.as_statement())
     else:
-        print(f"{report.endpoint} as {role}: {report.verdict.value}")
+        line(f"{report.endpoint} as {role}: {report.verdict.value}")
         for check in report.checks:
             mark = "passed" if check.passed else "failed" if check.ran else "unknown"
             kind = "" if check.needed or check.passed else " (warning)"
-            print(f"  {mark:8}{check.name}{kind}: {check.detail}")
+            line(f"  {mark:8}{check.name}{kind}: {check.detail}")
     admission.demand(report)
 
 
@@ -104,7 +105,7 @@ def diff(
     else:
         print(f"{found.total} of {found.keys} keys differ between {found.a} and {found.b}")
         for one in found.first:
-            print(f"  {one.kind.value:8} {one.key}: {one.a} | {one.b}")
+            line(f"  {one.kind.value:8} {one.key}: {one.a} | {one.b}")
         for name, sample in read.items():
             print(f"{name}: {sample.read} objects reread, {len(sample.differing)} differ")
     wrong = [f"{name}: {key}" for name, sample in read.items() for key in sample.differing]
@@ -134,7 +135,7 @@ def heal(bucket: str, site: str, other: str, *, prefix: Prefix = "", json: Json 
             print(f"{name}: {len(keys)} objects copied to it")
         print(f"{left.total} of {left.keys} keys differ now")
         for one in done.conflicts:
-            talk.print(f"conflict: {one.key}: {one.a} | {one.b}", markup=False)
+            talk.print(printable(f"conflict: {one.key}: {one.a} | {one.b}"), soft_wrap=True)
     if done.conflicts:
         raise Refused(
             f"{len(done.conflicts)} keys differ in a way that no copy settles",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from zaibei.kernel.errors import ZaibeiError
+from zaibei.kernel.printable import printable_lines
 
 _IN, _OUT, _ERR = 0, 1, 2
 _ENCODING: Final = "utf-8"
@@ -61,9 +62,36 @@ def _hold(fd: int) -> None:
             os.close(got)
 
 
+class _Shown(io.TextIOWrapper):
+    """What is written is for eyes or for a program, and others wrote part of it: a name with an escape sequence
+    must not clear the screen. It is spelt as JSON spells it, so JSON stays what it was."""
+
+    def write(self, text: str, /) -> int:
+        super().write(printable_lines(text))
+        return len(text)
+
+    @property
+    def drawn(self) -> "_Drawn":
+        """Where `shown.Shown` writes what it has drawn and looked through itself."""
+        return _Drawn(self)
+
+
+class _Drawn:
+    """The same stream for a console that has its own escape sequences to write."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return io.TextIOWrapper.write(self._stream, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def _text(raw: "io.FileIO") -> io.TextIOWrapper:
     # A name that is no text: `\udcff`, which is what JSON calls it, too.
-    return io.TextIOWrapper(
+    return _Shown(
         io.BufferedWriter(raw),
         encoding=_ENCODING,
         errors="backslashreplace",

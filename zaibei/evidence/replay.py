@@ -6,7 +6,7 @@ the drills' names and the entries that the pack was made for.
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -14,15 +14,15 @@ from zaibei.evidence import dsse, kinds, log, note, statement, tiles, tree
 from zaibei.evidence.folder import Folder
 from zaibei.evidence.kinds import Kind
 from zaibei.evidence.record import Entry, step
+from zaibei.evidence.roll import RollCall
 from zaibei.kernel.errors import Damage
-
-_CALLED = {Kind.SCHEDULE, Kind.INTENT, Kind.OUTCOME, Kind.ABORTED}
 
 
 @dataclass(slots=True)
 class Replay:
     """What one reading of the log leaves behind."""
 
+    roll: RollCall
     leaves: list[bytes] = field(default_factory=list)
     disorder: list[str] = field(default_factory=list)
     order: kinds.Order = field(default_factory=kinds.Order)
@@ -30,7 +30,6 @@ class Replay:
     drills: dict[str, list[int]] = field(default_factory=dict)  # drill -> its entries
     schedules: dict[int, str] = field(default_factory=dict)  # index -> sha256 of the statement
     newest: str | None = None  # the latest recorded_at
-    called: list[Entry] = field(default_factory=list)  # drills and schedules, without their bytes
     kept: dict[int, Entry] = field(default_factory=dict)
 
     def see(self, entry: Entry, *, keep: bool) -> None:
@@ -44,8 +43,7 @@ class Replay:
             self.schedules[entry.index] = entry.statement_digest
         if one.recorded_at is not None:
             self.newest = max(one.recorded_at, self.newest or "")
-        if one.predicate_type in _CALLED:
-            self.called.append(replace(entry, envelope=b"", payload=b""))
+        self.roll.see(entry)
         if keep:
             self.kept[entry.index] = entry
 
@@ -62,7 +60,9 @@ def replay(
     keep: Collection[int],
 ) -> Replay:
     """Every entry of the log, its signature and its place under the root. Raises Damage."""
-    out = Replay(leaves=[tree.leaf_hash(raw) for raw in _envelopes(pack, head.size)])
+    out = Replay(
+        RollCall(chosen=keep), leaves=[tree.leaf_hash(raw) for raw in _envelopes(pack, head.size)]
+    )
     if tree.root(out.leaves) != head.root:
         raise Damage("the log is not what its checkpoint signs")
     due = {f"log/{p}" for p in log.wanted(out.leaves)} | {f"log/{log.WHOLE}"}

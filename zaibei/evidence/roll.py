@@ -5,15 +5,16 @@ chosen, and one that was due and never ran, are found here and in `verify.sh` by
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from zaibei.evidence.kinds import Kind
 from zaibei.evidence.pass_rules import contradictions, left_out
 from zaibei.evidence.record import Entry
-from zaibei.evidence.statement import RECORDED_AT
+from zaibei.evidence.statement import RECORDED_AT, Statement
 
 VERDICTS = ("PASS", "FAIL", "INVALID")
 MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
@@ -78,29 +79,80 @@ class Roll:
         return tuple(d for d in self.due if d.state is State.OVERDUE)
 
 
-def call_roll(logged: Sequence[Entry], *, chosen: frozenset[int], as_of: str) -> Roll:
-    """`as_of`: RFC 3339, when the pack was made. What is due later than that is not overdue yet."""
-    schedules = [e for e in logged if e.statement.predicate_type == Kind.SCHEDULE]
-    notes = [] if schedules else ["schedule: none"]
-    due: list[Due] = []
-    now = max([as_of, *(s for e in logged if (s := stamp_of(e)))], key=lambda s: s[:19])
-    for entry in schedules:
-        items = due_items(entry)
-        if items is None:
-            notes.append(f"schedule {entry.index}: not in a form that can be compared; read it")
-            continue
-        due += (_answered(entry.index, name, by, logged, now=now) for name, by in items)
-    intents = {
-        e.statement.drill_id: e.statement
-        for e in logged
-        if e.statement.predicate_type == Kind.INTENT
-    }
-    for entry in logged:
-        said = entry.statement
-        if entry.index in chosen and said.predicate_type == Kind.OUTCOME:
-            lacks = left_out(said, intents.get(said.drill_id))
-            notes += [f"{said.drill_id}: not in this pack: {name}" for name in lacks]
-    return Roll(drills=_drills(logged, chosen), due=tuple(due), notes=tuple(notes))
+class RollCall:
+    """Fed a log entry by entry; keeps a line for each drill and each due one, and an intent until its end."""
+
+    def __init__(self, *, chosen: Collection[int]) -> None:
+        self._chosen = chosen
+        self._drills: dict[str, Drill] = {}
+        self._intents: dict[str, Statement] = {}  # of drills that have no end yet
+        self._schedules: list[tuple[int, list[tuple[str, str]] | None]] = []
+        self._measured: dict[str, list[_Measured]] = {}  # by scenario and by drill, in log order
+        self._newest = ""
+        self._lacks: list[str] = []
+
+    def see(self, entry: Entry) -> None:
+        one = entry.statement
+        if one.predicate_type == Kind.SCHEDULE:
+            self._schedules.append((entry.index, due_items(entry)))
+        elif one.predicate_type == Kind.INTENT:
+            self._intents[str(one.drill_id)] = one
+            self._list(entry, denied=())
+        elif one.predicate_type in {Kind.OUTCOME, Kind.ABORTED}:
+            intent = self._intents.pop(str(one.drill_id), None)
+            self._list(entry, denied=tuple(contradictions(one, intent)))
+            self._measure(entry)
+            if entry.index in self._chosen and one.predicate_type == Kind.OUTCOME:
+                lacks = left_out(one, intent)
+                self._lacks += [f"{one.drill_id}: not in this pack: {name}" for name in lacks]
+        else:
+            return
+        self._newest = max(self._newest, stamp_of(entry) or "", key=lambda s: s[:19])
+
+    def roll(self, *, as_of: str) -> Roll:
+        """`as_of`: RFC 3339, when the pack was made. What is due later than that is not overdue yet."""
+        notes = [] if self._schedules else ["schedule: none"]
+        due: list[Due] = []
+        now = max(as_of, self._newest, key=lambda s: s[:19])
+        for index, items in self._schedules:
+            if items is None:
+                notes.append(f"schedule {index}: not in a form that can be compared; read it")
+                continue
+            due += (_answered(index, name, by, self._measured, now=now) for name, by in items)
+        drills = tuple(self._drills.values())
+        return Roll(drills=drills, due=tuple(due), notes=(*notes, *self._lacks))
+
+    def _list(self, entry: Entry, *, denied: tuple[dict[str, str], ...]) -> None:
+        drill_id, scenario = (
+            str(entry.statement.drill_id),
+            entry.statement.predicate.get("scenario"),
+        )
+        self._drills[drill_id] = Drill(
+            drill_id=drill_id,
+            index=entry.index,
+            scenario=scenario if isinstance(scenario, str) else None,
+            verdict=_verdict(entry),
+            chosen=entry.index in self._chosen,
+            denied=denied,
+        )
+
+    def _measure(self, entry: Entry) -> None:
+        said, stamp, verdict = entry.statement, stamp_of(entry), _verdict(entry)
+        if stamp is None or verdict not in MEASURED or said.predicate_type != Kind.OUTCOME:
+            return
+        one = _Measured(entry.index, stamp, str(said.drill_id), verdict)
+        scenario = said.predicate.get("scenario")
+        for name in {str(said.drill_id), scenario if isinstance(scenario, str) else ""}:
+            self._measured.setdefault(name, []).append(one)
+
+
+class _Measured(NamedTuple):
+    """A drill that can answer a schedule."""
+
+    entry: int
+    stamp: str
+    drill_id: str
+    verdict: str
 
 
 def due_items(entry: Entry) -> list[tuple[str, str]] | None:
@@ -130,51 +182,24 @@ def _item(item: object) -> tuple[str, str] | None:
     return (name, by) if good else None
 
 
-def _answered(index: int, name: str, by: str, logged: Sequence[Entry], *, now: str) -> Due:
+def _answered(
+    index: int, name: str, by: str, measured: Mapping[str, Sequence[_Measured]], *, now: str
+) -> Due:
     """The first drill after the statement that measured something; in time, or else late."""
 
-    def due(state: State, drill_id: str | None = None, verdict: str | None = None) -> Due:
+    def due(state: State, one: _Measured | None = None) -> Due:
+        answer, verdict = (one.drill_id, one.verdict) if one else (None, None)
         return Due(
-            index=index, scenario=name, by=by, state=state, answered_by=drill_id, verdict=verdict
+            index=index, scenario=name, by=by, state=state, answered_by=answer, verdict=verdict
         )
 
     length = 10 if len(by) == 10 else 19  # a day lasts to its end
-    for entry in (e for e in logged if e.index > index):
-        said = entry.statement
-        verdict = said.predicate.get("verdict")
-        names = (said.predicate.get("scenario"), said.drill_id)
-        stamp = stamp_of(entry)
-        if said.predicate_type != Kind.OUTCOME or verdict not in MEASURED or name not in names:
-            continue
-        if stamp is not None:
-            in_time = stamp[:length] <= by[:length]
-            return due(State.MET if in_time else State.OVERDUE, said.drill_id, verdict)
+    drills = measured.get(name, ())
+    at = bisect_right(drills, index, key=lambda one: one.entry)
+    if at < len(drills):
+        in_time = drills[at].stamp[:length] <= by[:length]
+        return due(State.MET if in_time else State.OVERDUE, drills[at])
     return due(State.OVERDUE if now[:length] > by[:length] else State.DUE)
-
-
-def _drills(logged: Sequence[Entry], chosen: frozenset[int]) -> tuple[Drill, ...]:
-    intents = {e.statement.drill_id: e for e in logged if e.statement.predicate_type == Kind.INTENT}
-    ends = {
-        e.statement.drill_id: e
-        for e in logged
-        if e.statement.predicate_type in {Kind.OUTCOME, Kind.ABORTED}
-    }
-    found = []
-    for drill_id in dict.fromkeys([*intents, *ends]):
-        entry = ends.get(drill_id) or intents[drill_id]
-        intent = intents.get(drill_id)
-        scenario = entry.statement.predicate.get("scenario")
-        found.append(
-            Drill(
-                drill_id=str(drill_id),
-                index=entry.index,
-                scenario=scenario if isinstance(scenario, str) else None,
-                verdict=_verdict(entry),
-                chosen=entry.index in chosen,
-                denied=tuple(contradictions(entry.statement, intent.statement if intent else None)),
-            )
-        )
-    return tuple(found)
 
 
 def _verdict(entry: Entry) -> str:

@@ -13,7 +13,7 @@ from zaibei.evidence import chosen, folder, keys, log, manifest, note, noted, si
 from zaibei.evidence.archive import unpacked
 from zaibei.evidence.record import Entry
 from zaibei.evidence.replay import replay
-from zaibei.evidence.roll import Roll, call_roll
+from zaibei.evidence.roll import Roll
 from zaibei.kernel.errors import Damage, Usage, ZaibeiError
 from zaibei.kernel.printable import printable
 
@@ -30,6 +30,7 @@ class Findings:
     size: int | None
     root: str | None  # base64, as in the checkpoint
     packed_at: str | None
+    newest: str | None  # recorded_at of the newest entry, to the second
     problems: tuple[str, ...]
     notes: tuple[str, ...]  # true and worth knowing; not a fault of the pack
     fingerprints: Mapping[str, str]  # key file -> sha256 of its SubjectPublicKeyInfo
@@ -94,6 +95,7 @@ class _Found:
     entries: list[Entry] = field(default_factory=list)
     packed: manifest.Manifest | None = None
     head: note.Checkpoint | None = None
+    newest: str | None = None
     finished: bool = False
 
     def findings(self, pack: Path) -> Findings:
@@ -106,6 +108,7 @@ class _Found:
             size=head.size if head else None,
             root=base64.b64encode(head.root).decode() if head else None,
             packed_at=packed.packed_at if packed else None,
+            newest=self.newest,
             problems=tuple(self.problems),
             notes=tuple(self.notes),
             fingerprints=dict(self.fingerprints),
@@ -143,12 +146,13 @@ def _check(place: Path, found: _Found) -> None:
         keyid=found.fingerprints["p256.pub"],
         keep=picked.keys(),
     )
+    found.newest = f"{seen.newest[:_TO_SECOND]}Z" if seen.newest else None
     noted.held_to(seen.leaves, found.earlier)
     found.problems += seen.disorder
     found.open_intents += seen.order.open_intents()
     found.entries += chosen.runs(pack, picked, seen, found.head, checkpoint)
     chosen.schedule(pack, seen)
-    found.roll = call_roll(seen.called, chosen=frozenset(picked), as_of=packed.packed_at)
+    found.roll = seen.roll.roll(as_of=packed.packed_at)
     found.notes += [
         *(f"{d} was announced and has no end in this log" for d in found.open_intents),
         *_notes_on_signers(found, public),

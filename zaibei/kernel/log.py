@@ -50,7 +50,8 @@ def configure() -> None:
 
     level = getattr(logging, os.environ.get(ENV, "warning").upper(), logging.WARNING)
     shown: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=True)
+        # No colours: the stream writes every escape sequence out, since one may stand in a field.
+        structlog.dev.ConsoleRenderer(colors=False)
         if sys.stderr.isatty()
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )

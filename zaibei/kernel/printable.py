@@ -14,20 +14,26 @@ _UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def printable(text: str | bytes) -> str:
-    """One line, as JSON would spell what is not to be seen: `\\u001b`. Bytes that are no UTF-8: `\\xff`."""
+    """One line, as Python would spell what is not to be seen: `\\x1b`. Bytes that are no UTF-8: `\\xff`."""
     if isinstance(text, bytes):
         text = text.decode(errors="backslashreplace")
     if text.isprintable():
         return text
-    return "".join(map(_spelt, text))
+    return "".join(ascii(c)[1:-1] if _unseen(c) else c for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same for text that has lines of its own: newlines and tabs stay."""
+    """For text that has lines of its own, perhaps a JSON document: newlines and tabs stay, the rest is spelt as
+    JSON spells it."""
     if text.isprintable():
         return text
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "".join(json.dumps(c)[1:-1] if c not in "\n\t" and _unseen(c) else c for c in text)
 
 
-def _spelt(c: str) -> str:
-    return json.dumps(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c
+def _unseen(c: str) -> bool:
+    return not c.isprintable() and unicodedata.category(c) in _UNSEEN
+
+
+def quoted(name: str | bytes) -> str:
+    """For the middle of a sentence, where a blank at the end of a name must be seen."""
+    return f"'{printable(name)}'"

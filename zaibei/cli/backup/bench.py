@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zaibei.cli.backup.shared import CLOCK, Json, app, told
-from zaibei.cli.console import emit, progress
+from zaibei.cli.console import emit, progress, show
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
@@ -64,13 +64,8 @@ def _bytes(text: str) -> int:
 
 
 def _draw(done: "Race", rows: "list[Summary]") -> None:
-    import sys  # noqa: PLC0415
-
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    # Into a file or a pipe it must not be cut to eighty columns.
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(
         title=f"{done.set.size_bytes / 1e6:.0f} MB in {done.set.files} files, {done.rounds} rounds,"
         f" {done.machine}",
@@ -95,6 +90,6 @@ def _draw(done: "Race", rows: "list[Summary]") -> None:
             f"{r.others_cores:.1f}",
             end_section=at + 1 == len(rows) or rows[at + 1].phase != r.phase,
         )
-    out.print(table)
+    show(table, width=_WIDTH)  # into a file or a pipe it must not be cut to eighty columns
     for name in done.absent:
-        out.print(f"{name} is not on this machine")
+        print(f"{name} is not on this machine")

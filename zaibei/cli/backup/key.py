@@ -19,8 +19,9 @@ from zaibei.cli.backup.shared import (
     say,
     told,
 )
-from zaibei.cli.console import plain, progress, talk
+from zaibei.cli.console import labelled, plain, progress
 from zaibei.kernel.errors import Usage
+from zaibei.kernel.printable import printable
 
 if TYPE_CHECKING:
     from backup.membership import Leaving, Member, Other
@@ -193,7 +194,7 @@ def rotate(
             out[one.name] = _rotated(one, bar, rotation, anew, why, said, resume, announce_only)
     lines = [
         f"{name}: epoch {o['epoch']}, {o['left']} objects are still to be sealed anew"
-        + "".join(f"\n{name}: DROPPED OUT: {_said(d)}" for d in o.get("dropped", ()))
+        + "".join(f"\n{name}: DROPPED OUT: {printable(d)}" for d in o.get("dropped", ()))
         + "".join(f"\n{name}: NOT READ: {u}; {_AFTER if act else _BEFORE}" for u in o["unread"])
         + "".join(f"\n{name}: NOT SEALED ANEW: {p}" for p in o.get("problems", ()))
         for name, o in out.items()
@@ -224,9 +225,10 @@ def escrow(
             out[one.name] = membership.add_escrow(
                 one, threshold=threshold, shares=shares, name=name
             )
-    talk.print(
-        f"[bold red]ESCROW:[/] any {threshold} of these {shares} open the repository. "
-        "They are not shown again."
+    labelled(
+        "ESCROW",
+        f"any {threshold} of these {shares} open the repository. They are not shown again.",
+        style="bold red",
     )
     say(
         json,
@@ -282,23 +284,16 @@ def _leaving(one: "Leaving", *, done: bool) -> str:
 
 
 def _line(m: "Member") -> str:
-    gone = f"  REVOKED ({_said(m.revoked.why)})" if m.revoked else ""
+    gone = f"  REVOKED ({printable(m.revoked.why)})" if m.revoked else ""
     opens = "opens" if m.opens else "writes" if m.kind == "writer" else "opens no more"
     if m.state == "newer":
         opens = "NEWER: this zaibei does not know what it opens"
     carried = "" if m.carried or m.kind == "writer" else ", has to be given at a rotation"
-    kind, name = _said(m.kind), _said(m.name)
+    kind, name = printable(m.kind), printable(m.name)
     return f"{m.id}  {kind:<10} {name:<16} epoch {m.epoch}  {opens}{carried}{gone}"
 
 
 def _other(o: "Other") -> str:
-    kind, name = _said(o.kind or "unknown"), _said(o.name or "-")
+    kind, name = printable(o.kind or "unknown"), printable(o.name or "-")
     mend = f"\n  mend: {o.mend}" if o.mend else ""
     return f"{o.object}  {kind:<10} {name:<16} {o.state.upper()}: {o.why}{mend}"
-
-
-def _said(text: str) -> str:
-    """What somebody called himself may hold anything, also what moves a cursor or looks like another line."""
-    from backup.listings import said  # noqa: PLC0415
-
-    return said(text.encode(errors="replace"))

@@ -10,7 +10,7 @@ from zaibei.cli.backup.collected import cleared_told, gc_told
 from zaibei.cli.backup.rolled import ends_lost, loudly
 from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
 from zaibei.cli.backup.sources import GroupBy, grouped_by
-from zaibei.cli.console import progress, talk
+from zaibei.cli.console import labelled, progress
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def confirmed(names: list[str], confirm: Confirm, *, dry_run: bool) -> bool:
 
 
 def hinted(text: str) -> None:
-    talk.print("[cyan]hint:[/] ", end="")
-    talk.print(text, markup=False, emoji=False, soft_wrap=True)
+    labelled("hint", text, style="cyan")
 
 
 _CUT = "what was done stays done: the same command again does the rest"

@@ -24,7 +24,9 @@ from zaibei.cli.backup.shared import (
     told,
 )
 from zaibei.cli.console import plain, progress
+from zaibei.cli.console import show as draw
 from zaibei.kernel.errors import Usage
+from zaibei.kernel.printable import printable
 from zaibei.kernel.units import duration, say_bytes, size_bytes
 
 if TYPE_CHECKING:
@@ -88,7 +90,6 @@ def _into(damaged: list[dict[str, Any]], name: str) -> Callable[[int, str], None
 
 def table(found: dict[str, list[dict[str, Any]]]) -> None:
     """For a person: columns, and the day as it is where they sit."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
@@ -113,7 +114,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> None:
                 say_bytes(s["size_bytes"]),
                 Text("" if s["complete"] else "INCOMPLETE", style="bold red"),
             )
-        Console().print(drawn)
+        draw(drawn)
 
 
 @app.command()
@@ -132,7 +133,6 @@ def show(
     Entries are said as they are read: a listing of millions needs no more memory than a short one."""
     with told():
         from backup.difference import between  # noqa: PLC0415
-        from backup.listings import said  # noqa: PLC0415
         from backup.reader import Reader  # noqa: PLC0415
 
         one_repo = opened(repo, password_file, as_of=as_of)[0]
@@ -151,7 +151,7 @@ def show(
                     {**facts, "entries": None} if json else None,
                     (
                         {
-                            "path": said(n.path),
+                            "path": printable(n.path),
                             "type": n.type.value,
                             "size_bytes": n.size_bytes,
                             **({"torn": True} if n.torn else {}),
@@ -167,7 +167,7 @@ def show(
                 _stream(
                     {**facts, "since": other.sequence, "changes": None} if json else None,
                     (
-                        {"change": change.value, "path": said(path)}
+                        {"change": change.value, "path": printable(path)}
                         for change, path in between(reader, other, one)
                     ),
                     lambda e: f"{e['change']:<10}  {e['path']}",

@@ -15,7 +15,7 @@ import typer
 
 from zaibei.cli.backup.complete import snapshot_numbers
 from zaibei.cli.backup.fallback import PASSWORD_FILE, of_the_stack, passphrase_of, secret_of
-from zaibei.cli.console import complain, emit, interrupted, talk
+from zaibei.cli.console import complain, emit, interrupted, labelled, talk
 from zaibei.kernel import environment
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
@@ -224,7 +224,7 @@ def places(
     if password_file is None and make:
         secret, new = vaults.make_passphrase()
         if new:
-            talk.print(f"[bold red]ESCROW:[/] {vaults.escrow_note()}")
+            labelled("ESCROW", vaults.escrow_note(), style="bold red")
     else:
         secret = passphrase_of(password_file) if password_file else vaults.passphrase()
     return [(s, secret) for s in stores]

@@ -35,7 +35,7 @@ trap finish EXIT
 trap 'exit 8' HUP INT TERM
 
 # Bytes as `od -An -v -tu1` lists them, written for people: what would move a cursor, hide text or turn it
-# around is spelt as JSON spells it (\u001b), a byte that is no UTF-8 as \xff. The line feed stays with lines=1.
+# around is spelt out (\x1b, \u202e), a byte that is no UTF-8 as \xff. The line feed stays with lines=1.
 # shellcheck disable=SC2016
 EYES='
   function unseen(u) {
@@ -46,8 +46,9 @@ EYES='
   function put(u) {
     if (u == 10 && lines) printf "\n"
     else if (u in SHORT) printf "%s", SHORT[u]
+    else if (u < 256) printf "\\x%02x", u
     else if (u < 65536) printf "\\u%04x", u
-    else printf "\\u%04x\\u%04x", 55296 + int((u - 65536) / 1024), 56320 + (u - 65536) % 1024
+    else printf "\\U%08x", u
     held = ""
   }
   function broken() {
@@ -72,7 +73,7 @@ EYES='
     if (unseen(u)) put(u)
     else { printf "%s", held; held = "" }
   }
-  BEGIN { SHORT[8] = "\\b"; SHORT[9] = "\\t"; SHORT[10] = "\\n"; SHORT[12] = "\\f"; SHORT[13] = "\\r" }
+  BEGIN { SHORT[9] = "\\t"; SHORT[10] = "\\n"; SHORT[13] = "\\r" }
   { for (f = 1; f <= NF; f++) byte($f + 0) }
   END { if (due) broken(); if (!lines) printf "\n" }
 '
