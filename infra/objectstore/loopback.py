@@ -120,7 +120,8 @@ def loopback(
         "store_key": str(held / f"{own}.pem"),
         "store_s3_key": str(held / ("vault-s3.pem" if own == "vault" else "s3.pem")),
         "store_name": f"{own}-{name}",
-        "store_peers": [f"{own}-{name}", *([f"filersync-{name}"] if own == "objects" else [])],
+        # A store that also holds backups admits no copy: on a real site that is another server.
+        "store_peers": [f"{own}-{name}", *([f"filersync-{name}"] if kind == "objects" else [])],
         "seaweedfs_etc": str(folder / name / "etc"),
         "seaweedfs_data": str(folder / name / "data"),
         "seaweedfs_run": str(run),

@@ -62,7 +62,7 @@ def test_a_bucket_reaches_the_remote_site_with_its_versions_over_mutual_tls(
     site: LoopbackSite, tmp_path: Path
 ) -> None:
     clock = SystemClock()
-    with loopback(tmp_path, clock=clock, name="site-c", share=site) as remote:
+    with loopback(tmp_path, clock=clock, name="site-c", share=site, kind="objects") as remote:
         for end in (site, remote):
             admin = connect(end.access, ca_file=end.ca_file, role="admin")
             admin.create_bucket(Bucket=BUCKET)
@@ -129,7 +129,7 @@ def test_the_copys_key_reads_at_the_source_and_removes_nothing_there(
             shell(copy, f"127.0.0.1:{master}", door, "fs.rm -rf /buckets/gated/k")
             assert admin.get_object(Bucket="gated", Key="k")["Body"].read() == b"still here"
         # The same words do remove it for the store's own key: the attack is one.
-        shell(own, f"127.0.0.1:{master}", straight, "fs.rm -rf /buckets/gated/k")
+        shell(own, f"127.0.0.1:{master}", straight, "fs.rm -rf /buckets/gated/k", within_s=60)
         assert admin.list_objects_v2(Bucket="gated").get("KeyCount") == 0
 
 
@@ -166,7 +166,7 @@ def shell_folder(site: LoopbackSite, folder: Path, key: Path) -> Path:
     return folder
 
 
-def shell(folder: Path, master: str, filer: str, words: str) -> str:
+def shell(folder: Path, master: str, filer: str, words: str, *, within_s: float = 3) -> str:
     """What it printed within a moment: one that nobody answers waits for ever."""
     child = subprocess.Popen(
         [weed(), f"-config_dir={folder}", "shell", f"-master={master}", f"-filer={filer}"],
@@ -174,7 +174,7 @@ def shell(folder: Path, master: str, filer: str, words: str) -> str:
         env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     try:
-        said, _ = child.communicate(f"{words}\nexit\n".encode(), timeout=3)
+        said, _ = child.communicate(f"{words}\nexit\n".encode(), timeout=within_s)
     except subprocess.TimeoutExpired:
         child.kill()
         said, _ = child.communicate()
