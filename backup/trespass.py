@@ -33,6 +33,8 @@ _NOT_WORTH: Final = ("/opt/zaibei/venv", "/opt/zaibei/code", "/proc/sys", "/proc
 FILES_MAX: Final = 20_000
 FILE_BYTES_MAX: Final = 64 << 10
 WORDS_MAX: Final = 60
+_WORD_MAX: Final = 130
+_LIKELY: Final = 4
 _WORD: Final = re.compile(r"[A-Za-z0-9_+/-]{16,128}")
 _USERS: Final = ("postgres", "replicator", "rewind", "zaibei_loader", "zaibei_backup", "zaibei_app")
 _ROLES: Final = ("admin", "writer", "deleter", "auditor", "business")
@@ -53,7 +55,7 @@ class Loot:
 
 
 def look(places: tuple[str, ...] = PLACES) -> Loot:
-    found, words = Loot(), dict[str, None]()
+    found, words, likely = Loot(), dict[str, None](), dict[str, None]()
     for path in _below(places):
         try:
             mode = path.lstat().st_mode
@@ -70,9 +72,13 @@ def look(places: tuple[str, ...] = PLACES) -> Loot:
         found.files += 1
         if "PRIVATE KEY-----" in text and "BEGIN CERTIFICATE" in text:
             found.keys.append(path)
-        if path.suffix not in (".crt", ".pem", ".log", ".pub") and len(words) < WORDS_MAX:
+        if path.suffix in (".crt", ".pem", ".log", ".pub"):
+            continue
+        if len(text) <= _WORD_MAX:  # a file that is a password and nothing else
+            likely |= dict.fromkeys(_WORD.findall(text))
+        elif len(words) < WORDS_MAX:
             words |= dict.fromkeys(_WORD.findall(text))
-    found.words = list(words)[:WORDS_MAX]
+    found.words = list(likely | words)[:WORDS_MAX]
     return found
 
 
@@ -99,7 +105,9 @@ class Thief:
     scratch: Path
 
     def word(self) -> str:
-        return self.rng.choice(self.loot.words or [""])
+        """Rather one of the first: what lay in a file of its own."""
+        words = self.loot.words or [""]
+        return self.rng.choice(words[:_LIKELY] if self.rng.random() < 0.5 else words)
 
     def tls(self) -> ssl.SSLContext:
         """With one of the keys, or with none. Who the server is does not matter to a thief."""
