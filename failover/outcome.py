@@ -12,7 +12,7 @@ from failover.announced import bound, machine, missing, seconds
 from failover.check import Findings
 from failover.measure import Measures, Second, rpo
 from failover.required import title
-from failover.service import Crowd
+from failover.service import Crowd, unserved
 from failover.verdict import CheckResult, Verdict
 from infra.faults.model import Kind as FaultKind
 from infra.lab.preflight import available_memory
@@ -92,7 +92,7 @@ def result(
             "verdict": verdict.ruling.value,
             "reasons": [str(r) for r in verdict.reasons],
             "reasons_i18n": [both(r) for r in verdict.reasons],
-            "summary": [both(run.crowd.sentence())] if run.crowd else [],
+            "summary": _summary(run),
             "ended_at": run.clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "topology": _topology(run),
             "fault": _fault(run),
@@ -140,6 +140,13 @@ def _topology(run: "Run") -> dict[str, Any]:
         ],
         "entry": list(stack.entry),
     }
+
+
+def _summary(run: "Run") -> list[dict[str, str]]:
+    """Beside any verdict, also of a drill that was cut short: how many citizens got nothing."""
+    if run.crowd is not None:
+        return [both(run.crowd.sentence())]
+    return [both(unserved(run.surge.offered, run.surge.ok))] if run.surge is not None else []
 
 
 def _fault(run: "Run") -> dict[str, Any]:

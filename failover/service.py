@@ -62,22 +62,10 @@ class Crowd:
 
     def sentence(self) -> Bilingual:
         """The share that got nothing, in plain words, whatever the verdict is."""
-        came, never = self.whole.offered, self.unserved
-        if not came:
-            return Bilingual(
-                "no citizen came: nothing is known of the service", "没有人到来，无从得知服务情况"
-            )
-        if not never:
-            return Bilingual(f"all {came} citizens were served", f"{came} 人全部得到服务")
-        share = f"{max(never / came, 0.001):.1%}".replace("%", " %")
-        if never < 0.001 * came:
-            share = f"< {share}"
-        en, zh = (
-            f"{never} of {came} citizens ({share}) were never served",
-            f"{came} 人中有 {never} 人（{share}）始终未得到服务",
-        )
-        if self.window is None or self.excused is None:
-            return Bilingual(en, zh)
+        never, told = self.unserved, unserved(self.whole.offered, self.whole.ok)
+        if not never or self.window is None or self.excused is None:
+            return told
+        en, zh = str(told), told.zh
         inside, until_s = self.excused.offered - self.excused.ok, self.window.until_s
         when = f"came during the outage, up to {until_s:.1f} s after the fault, which the objective allows"
         zh_when = f"在目标所允许的中断时段内到来（故障后 {until_s:.1f} 秒以内）"
@@ -87,6 +75,24 @@ class Crowd:
             f"{en}; {inside or 'none'} of them {when}, {never - inside} before or after it",
             f"{zh}；其中 {inside} 人{zh_when}，其余 {never - inside} 人在此之前或之后到来",
         )
+
+
+def unserved(came: int, served: int) -> Bilingual:
+    """How many citizens got nothing; a small share is never rounded to none."""
+    never = came - served
+    if not came:
+        return Bilingual(
+            "no citizen came: nothing is known of the service", "没有人到来，无从得知服务情况"
+        )
+    if not never:
+        return Bilingual(f"all {came} citizens were served", f"{came} 人全部得到服务")
+    share = f"{max(never / came, 0.001):.1%}".replace("%", " %")
+    if never < 0.001 * came:
+        share = f"< {share}"
+    return Bilingual(
+        f"{never} of {came} citizens ({share}) were never served",
+        f"{came} 人中有 {never} 人（{share}）始终未得到服务",
+    )
 
 
 def window(

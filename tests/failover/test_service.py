@@ -172,6 +172,17 @@ def test_a_required_check_that_was_not_made_is_no_pass(tmp_path: Path) -> None:
     assert "service-slo: did not run" in verdict.reasons
 
 
+def test_a_drill_that_was_not_judged_still_says_who_was_not_served(tmp_path: Path) -> None:
+    made = drills.run(tmp_path)
+    made.measures = None
+    verdict, told = drills.told(made)
+
+    assert verdict.ruling is Ruling.INVALID
+    assert re.search(
+        r"\d+ of \d+ citizens \(\d+\.\d %\) were never served", told["summary"][0]["en"]
+    )
+
+
 @pytest.mark.attack
 def test_a_scenario_cannot_thin_the_required_checks(tmp_path: Path) -> None:
     declared = drills.stack(tmp_path)
