@@ -101,6 +101,8 @@ class Lane:
                 continue
             if name not in self.done:
                 data = path.read_bytes()
+                if segment is not None and len(data) != SEGMENT_BYTES:
+                    continue  # torn: it is put aside before the receiver starts again
                 if segment is not None and not self._ours(data, path):
                     raise Damage(f"{path}: not the beginning of a WAL segment")
                 self.archive.put(

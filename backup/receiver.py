@@ -3,26 +3,29 @@
 Per round and vault: finished segments and histories that the vault lacks, then the new bytes of the growing
 segment. A vault that does not answer keeps its lane busy and nobody else's; the spool holds what it lacks.
 pg_receivewal reports a byte as flushed when it is in the spool, and the slot lets go of it then: the spool
-is on a durable disk, and what is only there is the lag that `status` tells.
+is on a durable disk. The lag that `status` tells is counted from the server's own position (`age`).
 
 The server is asked who it is before anything else, and each cluster has its own folder of the spool: what
 an earlier cluster left there is never shipped. Another cluster behind the same doors ends the archiver.
 """
 
+import os
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import IO, Final, Self
 
-from backup.lane import PARTIAL, Lane, Position, grown
+from backup import spool
+from backup.age import Age
+from backup.lane import PARTIAL, Lane, grown
 from backup.postgres import BIN, system_identifier
 from backup.repository import Repository
+from backup.upstream import Upstream, ask
 from backup.wal import (
     SEGMENT_BYTES,
     Archive,
@@ -33,7 +36,7 @@ from backup.wal import (
 )
 from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Refused, ZaibeiError
+from zaibei.kernel.errors import Refused, ZaibeiError, in_a_line
 
 SLOT: Final = "zaibei_wal"
 INTERVAL: Final = timedelta(
@@ -42,10 +45,11 @@ INTERVAL: Final = timedelta(
 BACKOFF_MIN: Final = timedelta(milliseconds=500)
 BACKOFF_MAX: Final = timedelta(seconds=5)
 SPOOL_BYTES_MAX: Final = 8 << 30
-_SEEN_MAX = 100_000
+_ASK_EVERY = 2.0  # seconds: a connection to the server each
+_SETTLED = 0.5  # seconds: a receiver that is refused ends before
+_NOTES_MAX = 20
 _STOP_WITHIN = timedelta(seconds=10)
 _BREATH = 0.05  # seconds between two rounds, however long the first one took
-_FORKED = "not in this server's history"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,10 @@ class WalStatus:
     error: str | None  # why it is not receiving
     gaps: tuple[str, ...]
     system: int | None = None  # None: no server has said who it is
+    # What the slot makes the server keep, at least; None: it has not said, or there is no slot.
+    held_bytes: int | None = None
+    spool_free_bytes: int | None = None
+    notes: tuple[str, ...] = ()  # what was put aside in the spool, since the start
 
 
 class WalArchiver:
@@ -88,8 +96,9 @@ class WalArchiver:
         retain: timedelta | None = None,
         spool_bytes_max: int = SPOOL_BYTES_MAX,
         system: int | None = None,
+        behind: timedelta = timedelta(0),
     ) -> None:
-        """`system`: the only cluster to take WAL from; its spool is shipped before a server answers. None:
+        """`behind`: how old what is not archived was when an archiver last said so, until now. `system`: the only cluster to take WAL from; its spool is shipped before a server answers. None:
         the first one that answers."""
         self._password = password
         self._conninfo, self._slot, self._clock = conninfo, slot, clock
@@ -100,16 +109,22 @@ class WalArchiver:
         self._lanes: list[Lane] = []  # none before it is known whose log it is
         self._pool = ThreadPoolExecutor(len(self._repositories), thread_name_prefix="wal")
         self._child: subprocess.Popen[bytes] | None = None
+        self._asking = ThreadPoolExecutor(1, thread_name_prefix="upstream")
+        self._answer: Future[tuple[float, object, Upstream]] | None = None
+        self._asked_at = -_ASK_EVERY
+        self._upstream: Upstream | None = None
         self._not_before = 0.0
         self._backoff = BACKOFF_MIN
         self._started_at = 0.0
         self._starts = 0
-        self._down_since: float | None = clock.monotonic()
+        # The receiver's words; in memory: the spool's disk may be full.
+        self._said: IO[bytes] | None = None
         self._error: str | None = None
-        self._seen: deque[tuple[Position, float]] = deque(maxlen=_SEEN_MAX)
-        self._looked_at: float | None = None
+        self._notes: list[str] = []
+        # Until the first start a look at the spool is all there is; from then on the server's word counts.
+        self._streaming = True
+        self._age = Age(known=clock.monotonic() - behind.total_seconds())
         self._filled = "", 0  # the growing file, and how far it was seen written
-        self._lock = threading.Lock()
         self._system = system
         self._refused: Refused | None = None
 
@@ -121,6 +136,7 @@ class WalArchiver:
     def __exit__(self, *gone: object) -> None:
         self.stop()
         self._pool.shutdown(cancel_futures=True)
+        self._asking.shutdown(cancel_futures=True)
 
     def run(
         self, stop: threading.Event, *, told: Callable[[WalStatus], None] = lambda _: None
@@ -145,6 +161,7 @@ class WalArchiver:
         """One round: mind the receiver, hand every idle lane its work, wait a little for them."""
         if receive and self._refused is None:
             self._mind()
+            self._hear()
         if self._system is None:
             # Nobody has said whose log this is: nothing may be shipped.
             return
@@ -162,7 +179,7 @@ class WalArchiver:
         if child is None:
             return
         process.end(child, within=_STOP_WITHIN)
-        self._down_since = self._clock.monotonic()
+        self._streaming = False
 
     def lag(self) -> timedelta | None:
         """How old the oldest byte may be that was received and is not in every vault; while nothing is
@@ -176,10 +193,10 @@ class WalArchiver:
 
     def status(self) -> WalStatus:
         self._look()
-        newest = self._seen[-1][0] if self._seen else None
+        newest, up = self._age.newest, self._upstream
         missing = [g for lane in self._lanes for g in gaps(lane.items())]
         return WalStatus(
-            receiving=self._down_since is None,
+            receiving=self._child is not None and self._streaming,
             restarts=max(0, self._starts - 1),
             received_lsn=say_lsn(newest[1]) if newest else None,
             timeline=newest[0] if newest else None,
@@ -189,6 +206,9 @@ class WalArchiver:
             error=self._error,
             gaps=tuple(dict.fromkeys(missing)),
             system=self._system,
+            held_bytes=up.held_bytes if up else None,
+            spool_free_bytes=spool.free_bytes(self._spool) if self._system else None,
+            notes=tuple(self._notes[-_NOTES_MAX:]),
         )
 
     def _told(self, repo: Repository) -> VaultLag:
@@ -237,15 +257,12 @@ class WalArchiver:
         if self._child is not None:
             code = self._child.poll()
             if code is None:
-                if now - self._started_at > BACKOFF_MAX.total_seconds():
-                    self._backoff, self._error = BACKOFF_MIN, None
                 return
-            self._child = None
-            self._down_since = self._down_since or now
-            said = self._log().read_text(errors="replace").strip()[-1000:]
+            self._child, self._streaming = None, False
+            said = spool.last_words(self._said, self._spool)
             self._error = f"pg_receivewal: exit {code}: {said}"
-            if _FORKED in said:
-                self._set_aside()
+            if spool.forked(said):
+                spool.set_aside(self._spool, now=self._clock.now())
             self._later(now)
         if now >= self._not_before:
             self._begin(now)
@@ -253,6 +270,7 @@ class WalArchiver:
     def _begin(self, now: float) -> None:
         common = ["--no-password", "-d", self._conninfo, "-S", self._slot]
         tool = str(BIN / "pg_receivewal")
+        self._streaming = False
         try:
             # Every time: whoever answers now need not be who answered before.
             self._who()
@@ -262,22 +280,22 @@ class WalArchiver:
                 deadline=timedelta(seconds=15),
                 env=self._env,
             )
-        except ZaibeiError as bad:
-            self._error = bad.message
-            self._refused = bad if isinstance(bad, Refused) else None
-            self._down_since = self._down_since or now
-            self._later(now)
-            return
-        with self._log().open("wb") as log:
+            self._notes += spool.set_right(self._spool, now=self._clock.now())
+            self._said = os.fdopen(os.memfd_create("pg_receivewal"), "w+b")
             # --no-loop: its own loop sleeps 5 s and cannot be seen from here; ours is bounded and told.
             self._child = process.start(
                 [tool, "--no-loop", "--synchronous", "-D", self._spool, *common],
-                stdout=log,
+                stdout=self._said,
                 stderr=subprocess.STDOUT,
                 env=self._env,
             )
+        except (ZaibeiError, OSError) as bad:
+            self._error = in_a_line(bad)
+            self._refused = bad if isinstance(bad, Refused) else None
+            self._later(now)
+            return
         self._starts += 1
-        self._started_at, self._down_since = now, None
+        self._started_at = now
         # It writes the growing segment again from its start; after a failover maybe with other bytes.
         for lane in self._lanes:
             lane.shipped = {}
@@ -286,17 +304,37 @@ class WalArchiver:
         self._not_before = now + self._backoff.total_seconds()
         self._backoff = min(self._backoff * 2, BACKOFF_MAX)
 
-    def _set_aside(self) -> None:
-        """The old writer had sent us more than the new one knows: that end was never acknowledged by a
-        partner. It stays on disk for salvage; the receiver begins again where the slot says."""
-        aside = self._spool / f"forked-{self._clock.now():%Y%m%dT%H%M%SZ}"
-        aside.mkdir(exist_ok=True)
-        for p in self._spool.iterdir():
-            if is_segment(p.name.removesuffix(PARTIAL)):
-                p.replace(aside / p.name)
+    def _hear(self) -> None:
+        """What the server answered, and the next question. Beside the rounds: a server that hangs holds up no vault."""
+        now = self._clock.monotonic()
+        if self._answer is not None and self._answer.done():
+            answer, self._answer = self._answer, None
+            try:
+                at, child, up = answer.result()
+            except ZaibeiError as bad:
+                self._streaming = False
+                self._error = self._error or in_a_line(bad)
+            else:
+                self._heard(at, child, up)
+        if self._answer is None and now - self._asked_at >= _ASK_EVERY and self._system is not None:
+            self._asked_at = now
+            child = self._child
+            self._answer = self._asking.submit(
+                lambda: (now, child, ask(self._conninfo, self._slot, self._env))
+            )
 
-    def _log(self) -> Path:
-        return self._spool / "pg_receivewal.log"
+    def _heard(self, at: float, child: object, up: Upstream) -> None:
+        if up.system != self._system:
+            return  # the next start of the receiver refuses it
+        self._upstream = up
+        # The same receiver lived before and after the question, and long enough to have been refused: it streams,
+        # and the slot's place is how far it got. Else another program may hold the slot.
+        same = self._child is not None and child is self._child and self._child.poll() is None
+        ours = same and at - self._started_at >= _SETTLED
+        self._streaming = ours and up.restart is not None
+        if self._streaming:
+            self._backoff, self._error = BACKOFF_MIN, None
+        self._age.sample(at, up.position, restart=up.restart, ours=ours, spool=self._age.newest)
 
     # the vaults
 
@@ -319,28 +357,20 @@ class WalArchiver:
             filled = start + len(grown(self._spool / newest, start) or b"")
             self._filled = newest, filled
         position = (timeline, segment * SEGMENT_BYTES + filled)
-        with self._lock:
-            since, self._looked_at = self._looked_at, max(now, self._looked_at or now)
-            if not self._seen or self._seen[-1][0] < position:
-                self._seen.append((position, now if since is None else min(since, now)))
+        alive = self._child is None or self._child.poll() is None
+        self._age.look(now, position, streaming=self._streaming and alive)
 
     def _lag(self, lane: Lane) -> timedelta | None:
-        now = self._clock.monotonic()
-        with self._lock:
-            seen = list(self._seen)
-        if not seen:
-            return None
-        waiting = (at for p, at in seen if lane.position is None or p > lane.position)
-        oldest = min(next(waiting, now), self._down_since or now)
-        return timedelta(seconds=now - oldest)
+        age = self._age.of(lane.position, self._clock.monotonic())
+        return None if age is None else timedelta(seconds=age)
 
     def _sweep(self) -> None:
         """Let go of what every vault holds; the newest stays, pg_receivewal finds its place by it."""
-        with self._lock:
-            positions = [lane.position for lane in self._lanes]
-            low = min((p for p in positions if p is not None), default=None)
-            while low and None not in positions and len(self._seen) > 1 and self._seen[0][0] <= low:
-                self._seen.popleft()
+        positions = [lane.position for lane in self._lanes]
+        held = [p for p in positions if p is not None]
+        if len(held) == len(positions):
+            self._age.forget(min(held))
+        spool.sweep(self._spool, lambda name: all(name in lane.done for lane in self._lanes))
         files = sorted(p for p in self._spool.iterdir() if is_segment(p.name))
         # Beyond the bound one vault's copy is enough: the other is healed from it later. A full disk
         # here would stop the receiver, and then the primary's disk fills behind the slot.

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,9 @@ def wal(status: "WalStatus", *, at: datetime) -> None:
             "timeline": status.timeline,
             "restarts": status.restarts,
             "spool_bytes": status.spool_bytes,
+            "spool_free_bytes": status.spool_free_bytes,
+            "slot_held_bytes": status.held_bytes,
+            "notes": list(status.notes),
             "lag_s": None if status.lag is None else status.lag.total_seconds(),
             "error": status.error,
             "gaps": list(status.gaps),
@@ -160,6 +163,16 @@ def wal(status: "WalStatus", *, at: datetime) -> None:
         }
 
     _update(change)
+
+
+def wal_behind(*, now: datetime) -> timedelta:
+    """How old what is not archived must be taken for by an archiver that begins: what the last one said, and the time
+    since. One that is started again and again must not look fresh each time."""
+    said = read().get("wal")
+    if not said or said.get("lag_s") is None:
+        return timedelta(0)
+    since = now - datetime.fromisoformat(said["at"])
+    return max(timedelta(0), since) + timedelta(seconds=said["lag_s"])
 
 
 def _update(change: Callable[[Fields], None]) -> None:

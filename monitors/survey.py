@@ -281,6 +281,8 @@ def _backups(record: records.BackupRecord) -> Iterator[Sample]:
         yield sample("zaibei_backup_overdue", record.overdue)
     if record.wal_age is not None:
         yield sample("zaibei_wal_archive_age_seconds", record.wal_age.total_seconds())
+    for metric, value in record.wal_facts.items():
+        yield sample(metric, value)
     if record.wal_gaps is not None:
         yield sample("zaibei_wal_archive_gaps", record.wal_gaps)
 

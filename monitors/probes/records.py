@@ -6,7 +6,7 @@ A file that is missing, garbled or from the future is no answer: the reason is t
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ _MAX_FILE_BYTES = 16 << 20
 _MAX_DRILLS = 500  # newest first; older ones are not looked at
 _SKEW = timedelta(seconds=5)  # two clocks of one stack may differ by this much
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_WAL_FACTS = {
+    "receiving": "zaibei_wal_receiving",
+    "restarts": "zaibei_wal_receiver_restarts",
+    "slot_held_bytes": "zaibei_wal_slot_held_bytes",
+    "spool_bytes": "zaibei_wal_spool_bytes",
+    "spool_free_bytes": "zaibei_wal_spool_free_bytes",
+}
 VERDICTS = ("PASS", "FAIL", "INVALID")
 
 
@@ -34,6 +41,7 @@ class BackupRecord:
     wal_age: timedelta | None  # upper bound
     wal_gaps: int | None
     overdue: int | None  # scheduled jobs past the time they set themselves; None: no schedule
+    wal_facts: Mapping[str, float] = field(default_factory=dict)  # by metric; absent: not said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +98,21 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
         wal_age=None if written is None or lag is None else written + lag,
         wal_gaps=len(gaps) if isinstance(gaps, list) else None,
         overdue=_overdue(raw.get("schedule"), now, file),
+        wal_facts=_wal_facts(wal, file),
     )
+
+
+def _wal_facts(wal: Mapping[str, Any], file: Path) -> dict[str, float]:
+    """What an archiver of an earlier version does not say is absent."""
+    found: dict[str, float] = {}
+    for said, metric in _WAL_FACTS.items():
+        value = wal.get(said)
+        if value is None:
+            continue
+        if not isinstance(value, int) or value < 0:
+            raise Damage(f"{file}: wal.{said}: not a count: {value!r}")
+        found[metric] = value
+    return found
 
 
 def _anomalous(sources: Sequence[object], file: Path) -> int | None:

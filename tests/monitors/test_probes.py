@@ -326,7 +326,7 @@ def test_backup_facts_are_read_as_the_backup_job_writes_them(
     status.restore_verified(repository, sequence=7, at=NOW - timedelta(days=3), took_s=9.0)
     lane = WalStatus(
         receiving=True, restarts=0, received_lsn="0/1", timeline=1, spool_bytes=0,
-        lag=timedelta(seconds=1.5), vaults=(), error=None, gaps=("0/1-0/2",),
+        lag=timedelta(seconds=1.5), vaults=(), error=None, gaps=("0/1-0/2",), held_bytes=4096,
     )  # fmt: skip
     status.wal(lane, at=NOW - timedelta(seconds=3))
     told = records.backups(file, vaults=["site-b", "site-c"], now=NOW)
@@ -336,6 +336,12 @@ def test_backup_facts_are_read_as_the_backup_job_writes_them(
     assert told.vaults["site-c"].last_restored is None
     assert told.wal_age == timedelta(seconds=4.5)
     assert told.wal_gaps == 1
+    assert told.wal_facts == {
+        "zaibei_wal_receiving": 1,
+        "zaibei_wal_receiver_restarts": 0,
+        "zaibei_wal_slot_held_bytes": 4096,
+        "zaibei_wal_spool_bytes": 0,
+    }
     assert told.vaults["site-b"].anomalous is None and told.overdue is None, "nobody said"
 
 

@@ -267,5 +267,6 @@ def wal(
             repositories=distinct(opened(repo, password_file)),
             spool=spool or state_dir() / "backup" / "spool",
             clock=CLOCK,
+            behind=status.wal_behind(now=CLOCK.now()),
         ) as archiver:
             archiver.run(stop, told=lambda now: status.wal(now, at=CLOCK.now()))
