@@ -46,7 +46,7 @@ def bound(scenario: Scenario, objective: Objective, *, citizens_per_s: float | N
 
 
 def why_stop(done: Harm, limit: Bound) -> Bilingual | None:
-    if done.outage > limit.outage:
+    if done.outage >= limit.outage:
         took, allowed = done.outage.total_seconds(), limit.outage.total_seconds()
         return Bilingual(
             f"no service for {took:.0f} s, {allowed:g} s is the bound",

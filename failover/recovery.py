@@ -38,9 +38,10 @@ def wait(run: "Run", traffic: Clients, surge: Surge | None) -> None:
     """
     run.progress.step("waiting for the service to come back")
     if not _recovered(run, traffic, surge):
-        assert run.cut is not None
         assert run.injected is not None
-        run.progress.step(f"ending the fault now: {run.cut.reason}")
+        # Patience that ended is no harm of its own: the RTO is judged, and on a busy host that is INVALID.
+        why = run.cut.reason if run.cut else "the service is not back in time"
+        run.progress.step(f"ending the fault now: {why}")
         journal.undo(run.injected.fault_id, run.lab, run.clock)
         wait_until(
             lambda: None if aftermath.writer_now(run)[0] else "no site takes writes",
@@ -60,7 +61,7 @@ def why_load_is_gone(surge: Surge | None) -> Bilingual | None:
 
 
 def _recovered(run: "Run", traffic: Clients, surge: Surge | None) -> bool:
-    """False: it is cut short, and `run.cut` says why."""
+    """False: patience has ended, or it is cut short, and `run.cut` says why."""
     assert run.injected is not None
     scenario, fault_s = run.asked.scenario, run.injected.acknowledged_s
     patience = scenario.recover_within.total_seconds()
@@ -96,8 +97,6 @@ def _recovered(run: "Run", traffic: Clients, surge: Surge | None) -> bool:
             run.cut = Cut(reason=why, harmful=True)
             return False
         run.progress.done(int(now - fault_s), int(patience), unit="s since the fault")
-    why = Bilingual(f"not recovered within {patience:g} s", f"{patience:g} 秒内没有恢复")
-    run.cut = Cut(reason=why, harmful=True)
     return False
 
 

@@ -113,6 +113,18 @@ def test_an_outage_of_twice_the_objective_ends_the_fault_and_the_verdict_is_fail
     assert verdict.ruling is Ruling.FAIL
 
 
+def test_a_service_that_flickers_until_patience_ends_is_judged_by_its_times_and_not_as_harm(
+    tmp_path: Path,
+) -> None:
+    """On a busy host times are long: that is doubt, and no blame."""
+    made = broken(tmp_path)
+
+    after = waited(made, lambda s: s % 8 == 0)
+
+    assert 118 <= after <= 123
+    assert made.cut is None
+
+
 def test_a_scenario_bounds_its_own_harm_and_the_verdict_says_which_bound_it_was(
     tmp_path: Path,
 ) -> None:
@@ -146,7 +158,7 @@ def test_a_crowd_that_died_ends_the_drill_and_the_verdict_is_invalid(tmp_path: P
 @given(
     outage=st.floats(0, 500), writes=st.integers(0, 9999), citizens=st.integers(0, 9999),
     bound=st.builds(
-        harm.Bound, outage=st.timedeltas(timedelta(0), timedelta(hours=1)),
+        harm.Bound, outage=st.timedeltas(timedelta(seconds=1), timedelta(hours=1)),
         failed_writes=st.integers(0, 9999), failed_citizens=st.none() | st.integers(0, 9999),
     ),
 )  # fmt: skip
@@ -157,7 +169,7 @@ def test_a_drill_goes_on_exactly_while_no_bound_is_exceeded(
         outage=timedelta(seconds=outage), failed_writes=writes, failed_citizens=citizens
     )
     within = (
-        done.outage <= bound.outage
+        done.outage < bound.outage
         and writes <= bound.failed_writes
         and (bound.failed_citizens is None or citizens <= bound.failed_citizens)
     )
