@@ -5,6 +5,8 @@
 set -eu
 cd "$(dirname "$0")"
 UV=0.13.9
+UV_X86_64=d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19  # the manylinux wheels
+UV_AARCH64=5435c5ce14a56431208ca0996416d310f1598e8c2c8ba707688985a16bb82dbe
 LAB="postgresql-15 etcd-server etcd-client haproxy openssh-server openssh-client nftables iproute2 e2fsprogs mount util-linux procps openssl xxd prometheus python3-venv ca-certificates"
 BASE="python3-venv"
 
@@ -75,6 +77,9 @@ if ! .tools/bin/uv --version 2>/dev/null | grep -q "uv $UV"; then
   "$python" -m venv --help >/dev/null 2>&1 && "$python" -c 'import ensurepip' 2>/dev/null || install "$BASE"
   rm -rf .tools
   "$python" -m venv .tools
-  .tools/bin/pip install -q --disable-pip-version-check "uv==$UV"
+  # By hash, as uv installs everything after it: a wheel that was changed on its way or at the index is refused.
+  .tools/bin/pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r /dev/stdin <<EOT
+uv==$UV --hash=sha256:$UV_X86_64 --hash=sha256:$UV_AARCH64
+EOT
 fi
 .tools/bin/uv sync -q --frozen --python "$python"
