@@ -132,6 +132,7 @@ def doors_from(access: StackAccess, here: SiteAccess) -> list[dict[str, Any]]:
         door("PostgreSQL", "postgres", site.address, site.postgres_port)
         door("PostgreSQL", "postgres", site.address, site.primary_port)
         door("exporter", "https", site.address, PORTS["exporter"])
+        door("witness", "https", site.address, PORTS["witness"])
     return doors
 
 

@@ -20,6 +20,7 @@ from infra.lab import (
     preflight,
     provision,
     snapshot,
+    witnesses,
 )
 from infra.lab.plan import Host, LabPlan, plan
 from infra.objectstore import buckets
@@ -84,7 +85,10 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         with ThreadPoolExecutor(len(lab.hosts)) as pool:
             list(pool.map(lambda h: host.start(h, lab, bwrap=bwrap, clock=clock), lab.hosts))
         progress.step("provisioning the sites")
-        played = provision.provision(lab, stack, secrets, clock=clock, progress=progress)
+        log_key = witnesses.log_key(clock)
+        played = provision.provision(
+            lab, stack, secrets, log_key=log_key, clock=clock, progress=progress
+        )
         access = provision.access_of(lab, stack)
         sites.save(access)
         progress.step("waiting for a writer, its synchronous standby and the remote site")
@@ -93,6 +97,8 @@ def up(stack: Stack, *, clock: Clock, progress: Progress) -> UpResult:
         etcd.prepare(access, secrets["etcd"])
         prepare.prepare(access)
         buckets.prepare(access, stack)
+        progress.step("declaring the sites as witnesses of the evidence log")
+        witnesses.declare_all(lab, ca=access.ca_file, fresh=not finished.exists(), clock=clock)
         if not finished.exists():
             progress.step("keeping a snapshot for `lab reset`")
             snapshot.take(lab, made_from=_made_from(lab))

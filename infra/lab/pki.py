@@ -90,6 +90,7 @@ def _of_host(lab: LabPlan, host: Host) -> Iterator[Leaf]:
     yield leaf(DOORS, "patroni", "postgres", server=True)
     yield leaf(DOORS, "healthcode", "zaibei-healthcode", server=True)
     yield leaf(DOORS, "exporter", "zaibei-exporter", server=True)
+    yield leaf(DOORS, "witness", "zaibei-witness", server=True)
     yield leaf(DOORS, "s3", "seaweedfs", server=True)
     # Any site's router may lead to this server when it is the writer, under the router's address.
     yield leaf("postgres", "postgres", "postgres", server=True, addresses=(*own, *everywhere))

@@ -45,6 +45,7 @@ PORTS: dict[str, int] = {
     "vault_filer": 8889,
     "vault_metrics": 9326,
     "exporter": 9470,
+    "witness": 9472,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra import sites as access
 from infra.ansible.play import PlayResult, play
-from infra.lab import identity, layer, pki
+from infra.lab import identity, layer, pki, witnesses
 from infra.lab.plan import OPERATOR_ADDRESS, PORTS, Host, LabPlan
 from zaibei.config.model import Role, Stack
 from zaibei.kernel.clock import Clock
@@ -28,11 +28,19 @@ _SERVER_ROOT = {"postgres": "postgres", "etcd": "etcd", "etcd-dr": "etcd-dr"}
 
 
 def provision(
-    lab: LabPlan, stack: Stack, secrets: dict[str, Any], *, clock: Clock, progress: Progress
+    lab: LabPlan,
+    stack: Stack,
+    secrets: dict[str, Any],
+    *,
+    log_key: str,
+    clock: Clock,
+    progress: Progress,
 ) -> PlayResult:
     archive, digest = code_archive(lab.root / "code.tar")
     file = lab.root / "variables.json"
-    given = variables(lab, stack, secrets, code_archive=archive, code_digest=digest)
+    given = variables(
+        lab, stack, secrets, code_archive=archive, code_digest=digest, log_key=log_key
+    )
     # The lab's hosts stand on this machine's root: its packages are theirs.
     given |= {"zaibei_venv": str(layer.VENV), "zaibei_install_packages": False}
     write_atomic(file, json.dumps(given, indent=2), mode=0o600)
@@ -54,6 +62,7 @@ def variables(
     *,
     code_archive: Path,
     code_digest: str,
+    log_key: str,
     operators: tuple[str, ...] = (OPERATOR_ADDRESS,),
 ) -> dict[str, Any]:
     """What the play is given; real hosts are given the same. Each site's part of it goes to that site alone."""
@@ -74,6 +83,8 @@ def variables(
         "code_archive": str(code_archive),
         "code_digest": code_digest,
         "zaibei_install_packages": True,
+        "evidence_log_key": log_key,
+        "witness_keys": str(witnesses.folder(lab)),
     }
 
 

@@ -15,9 +15,10 @@ import pytest
 from tests.evidence.conftest import shell
 from tests.evidence.test_cli import zaibei
 from tests.failover.conftest import make_pki
-from zaibei.evidence import Evidence, Kind, pack, verify
+from zaibei.evidence import Evidence, Findings, Kind, pack, verify
 from zaibei.evidence.keys import fingerprint
-from zaibei.evidence.remote_witness import FILE, RemoteWitness, declare, declared
+from zaibei.evidence.remote_witness import FILE, RemoteWitness, declare, declared, withdraw
+from zaibei.evidence.witness_list import record_declared
 from zaibei.evidence.witness_server import Desk, encode_request, server
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.errors import Damage, Refused, Usage
@@ -151,6 +152,80 @@ def test_what_is_no_address_of_a_witness_is_not_declared(site: Site, url: str) -
         site.declare(url)
 
 
+def test_a_line_that_a_witness_gave_to_a_head_stays_while_it_is_away(site: Site) -> None:
+    with serving(site.desk) as url:
+        site.declare(url)
+        site.record(0)
+    assert verify_pack(site, "away").unknown_witnesses == (fingerprint(site.desk.public),)
+    site.record(1)
+    assert verify_pack(site, "grown").unknown_witnesses == ()
+
+
+def test_a_declared_witness_that_did_not_sign_is_noted_by_both_verifiers(site: Site) -> None:
+    with serving(site.desk) as url:
+        site.declare(url)
+        assert record_declared(site.log)
+        assert record_declared(site.log) is None
+        assert _said(site, "signed") == []
+    site.record(1)
+    assert _said(site, "away") == [
+        "witness site-b, declared in entry 0, did not sign the checkpoint"
+    ]
+    withdraw(site.where, ["site-b"])
+    assert record_declared(site.log)
+    site.log = Evidence.open(site.where, site.clock)
+    assert _said(site, "withdrawn") == []
+
+
+def test_a_witness_with_another_key_is_noted_by_both_verifiers(site: Site) -> None:
+    with serving(site.desk) as url:
+        site.declare(url)
+        record_declared(site.log)
+        withdraw(site.where, ["site-b"])
+    lost = Desk.create(site.root / "new", site.clock, name="site-b")
+    lost.watch(site.log.keys.ed25519)
+    with serving(lost) as url:
+        site.declare(url, public=lost.public)
+        record_declared(site.log)
+        assert _said(site, "replaced") == ["witness site-b has another key since entry 1"]
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        {},
+        {"declared": [{"name": "site-b"}]},
+        {"declared": [{"fingerprint": "0" * 63, "name": "site-b"}]},
+        {"declared": [{"fingerprint": "0" * 64, "name": "a],b"}]},
+        {"declared": [{"fingerprint": "0" * 64, "name": "site-b", "url": "x"}]},
+        {"declared": [], "more": 1},
+    ],
+)
+def test_a_list_of_witnesses_in_another_form_is_noted_by_both_verifiers(
+    site: Site, predicate: dict[str, object]
+) -> None:
+    site.log.record(Kind.WITNESSES, {"declared": [{"fingerprint": "1" * 64, "name": "site-b"}]})
+    site.log.record(Kind.WITNESSES, predicate)
+    assert _said(site, "odd") == ["witnesses 1: not in a form that can be compared; read it"]
+
+
+def verify_pack(site: Site, name: str) -> Findings:
+    made = pack(site.log, entries=[0], artefacts_dir=site.root, dest=site.root / name, title="t")
+    return verify(made)
+
+
+def _said(site: Site, name: str) -> list[str]:
+    """What both verifiers say of declared witnesses, in the same words."""
+    found = verify_pack(site, name)
+    assert found.ok, found.problems
+    script = shell(site.root / name)
+    assert script.returncode == 0, script.stderr
+    lines = [line.removeprefix("note: ") for line in script.stdout.splitlines()]
+    mine = [note for note in found.notes if note.startswith(("witness ", "witnesses "))]
+    assert [line for line in lines if line.startswith(("witness ", "witnesses "))] == mine
+    return mine
+
+
 def _other_log(site: Site) -> bytes:
     return Evidence.open(site.root / "another", site.clock).checkpoint()
 
@@ -247,6 +322,9 @@ def test_the_commands_make_run_declare_and_ask_a_witness(tmp_path: Path) -> None
         finally:
             running.terminate()
             running.wait(timeout=10)
+    kept = zaibei("witness", "ask", *where)
+    assert kept.stdout == "cosigned by site-c\n", "it signed this head when it was there"
+    assert zaibei("schedule", *where).returncode == 0
     away = zaibei("witness", "ask", *where)
     assert away.returncode == 6
     assert "no answer from site-c" in away.stderr

@@ -221,13 +221,21 @@ def test_the_production_site_loses_its_power_and_no_acknowledged_write_is_lost(c
     assert result["environment"]["lab_memory_bytes_max"] < 5 << 30
 
     pack = Path(result["evidence_pack"])
-    assert cli("evidence", "verify", str(pack)).returncode == 0
+    sites = ("site-a", "site-b", "site-c")
+    assert set(result["fingerprints"]) > {f"witness-{site}.pub" for site in sites}
+    given = [f for value in result["fingerprints"].values() for f in ("--fingerprint", value)]
+    verified = cli("evidence", "verify", str(pack), *given)
+    assert verified.returncode == 0, verified.stderr
+    assert "did not sign" not in verified.stdout
+    for site in sites:  # also the one whose power was cut: the outcome comes after the failback
+        assert f"cosigned by {site}\n" in verified.stdout
     by_hand = subprocess.run(
         ["sh", str(pack / "verify.sh")], capture_output=True, text=True, check=False
     )
     assert by_hand.returncode == 0, by_hand.stderr + by_hand.stdout
     report = Path(result["report"]).read_text()
     assert result["drill_id"] in report
+    assert ", ".join(sites) in report, "the report names who cosigned"
     assert (
         json.loads(cli("drill", "show", "last", "--json").stdout)["drill_id"] == result["drill_id"]
     )

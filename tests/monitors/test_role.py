@@ -20,6 +20,7 @@ SITES = {
 }
 EVERYWHERE = {
     "etcd": 2379, "postgres": 5432, "patroni": 8008, "haproxy": 5000, "seaweedfs": 8333, "healthcode": 8444,
+    "witness": 9472,
 }  # fmt: skip
 BUCKETS = ("geo-images", "citizen-objects")
 

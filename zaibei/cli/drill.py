@@ -76,6 +76,7 @@ def run(
     from failover import scenario
     from failover.drill import Asked, drill
     from zaibei.cli.choice import chosen_stack
+    from zaibei.evidence import Evidence, default_dir, verify
     from zaibei.reports import drill_report
 
     asked = Asked(
@@ -92,14 +93,18 @@ def run(
         finished = drill(asked, clock=clock, progress=told)
         told.step("drawing the report")
         report = finished.folder / "report.html"
+        held = verify(finished.pack).fingerprints
+        known = Evidence.existing(default_dir(), clock).fingerprints()
+        ours = [value for name, value in held.items() if known.get(name) == value]
         try:
-            drill_report(finished.pack, report, "both")
+            drill_report(finished.pack, report, "both", trusted_fingerprints=ours)
         except Exception as failed:  # noqa: BLE001 - the verdict is on record, and must be said
             told.note(f"the report was not drawn: {unexpected(failed)}")
     result = finished.result | {
         "evidence_pack": str(finished.pack),
         "report": str(report),
         "checkpoint": finished.checkpoint,
+        "fingerprints": held,
     }
     last = state_dir() / "drills" / "last.json"
     last.write_text(jsonlib.dumps({"drill_id": finished.drill_id, **_paths(result)}))
@@ -259,6 +264,8 @@ def _tell(r: dict[str, Any]) -> None:
     talk.print(f"\nevidence  {r['evidence_pack']}\nreport    {r['report']}", markup=False)
     if noted := r.get("checkpoint"):
         talk.print(f"note down  checkpoint {noted}", markup=False)
+    for name, value in r.get("fingerprints", {}).items():
+        talk.print(f"           {value}  {name}", markup=False, soft_wrap=True)
 
 
 def _tell_judged(table: "Table", judged: dict[str, Any] | None) -> None:

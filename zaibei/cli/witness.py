@@ -67,31 +67,18 @@ def serve(
     key: Annotated[Path | None, typer.Option(help="Private key of the certificate.")] = None,
 ) -> None:
     """Run a witness until it is stopped: C2SP tlog-witness, POST /add-checkpoint."""
-    import ssl
-
-    from zaibei.evidence.witness_server import Desk, server
+    from zaibei.evidence.witness_process import listening
+    from zaibei.evidence.witness_server import Desk
     from zaibei.kernel.clock import SystemClock
 
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise Usage(f"not an address to listen on: {listen!a}", hint="HOST:PORT")
     if (cert is None) != (key is None):
         raise Usage(
             "a certificate needs its key, and a key its certificate", hint="--cert and --key"
         )
-    tls = None
-    if cert is not None and key is not None:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        tls.load_cert_chain(cert, key)
     desk = Desk(folder, SystemClock())
-    try:
-        made = server(desk, host=host.strip("[]"), port=int(port), tls=tls)
-    except OSError as taken:
-        raise Usage(f"cannot listen on {listen}: {taken}", hint="choose another port") from taken
-    with made:
-        scheme = "http" if tls is None else "https"
-        bound = made.server_address[1]
+    with listening(desk, listen, certificate=cert, key=key) as made:
+        scheme = "http" if cert is None else "https"
+        host, bound = listen.rpartition(":")[0], made.server_address[1]
         print(f"witness {desk.name} at {scheme}://{host}:{bound}", flush=True)
         made.serve_forever()
 
@@ -106,19 +93,21 @@ def add(
     evidence: Where = None,
     json: Json = False,
 ) -> None:
-    """Declare a witness: it is asked after each record, and when a pack is made."""
+    """Declare a witness: it is asked after each record, and when a pack is made. The log states the list."""
     from zaibei.evidence import Evidence, default_dir
     from zaibei.evidence.keys import fingerprint
     from zaibei.evidence.remote_witness import RemoteWitness, declare
+    from zaibei.evidence.witness_list import record_declared
     from zaibei.kernel.clock import SystemClock
 
     directory = evidence or default_dir()
-    Evidence.existing(directory, SystemClock())
+    held = Evidence.existing(directory, SystemClock())
     public = _key(key)
     one = RemoteWitness(
         name=name, url=url, public=public, ca=str(ca.absolute()) if ca is not None else None
     )
     declare(directory, one)
+    record_declared(held)
     if json:
         emit({"name": name, "url": url, "fingerprint": fingerprint(public)})
         return
@@ -126,8 +115,30 @@ def add(
 
 
 @app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="What it is called in a checkpoint.")],
+    *,
+    evidence: Where = None,
+    json: Json = False,
+) -> None:
+    """Ask a witness no more, or make room for its new key. The log states the shorter list."""
+    from zaibei.evidence import Evidence, default_dir
+    from zaibei.evidence.remote_witness import withdraw
+    from zaibei.evidence.witness_list import record_declared
+    from zaibei.kernel.clock import SystemClock
+
+    held = Evidence.existing(evidence or default_dir(), SystemClock())
+    withdraw(held.directory, [name])
+    record_declared(held)
+    if json:
+        emit({"removed": name})
+        return
+    print(f"witness {name} is not asked any more")
+
+
+@app.command()
 def ask(*, evidence: Where = None, json: Json = False) -> None:
-    """Have the declared witnesses sign the log's head now. Ends with 6 when one of them is away."""
+    """Have the declared witnesses sign the log's head now. Ends with 6 when one of them is away and has not."""
     from zaibei.evidence import Evidence, default_dir
     from zaibei.evidence.note import parse
     from zaibei.kernel.clock import SystemClock

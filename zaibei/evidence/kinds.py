@@ -27,6 +27,7 @@ class Kind(StrEnum):
     RESTORE = "urn:zaibei:restore/v1"  # a backup that was read back
     SURGE = "urn:zaibei:surge/v1"
     RUNBOOK = "urn:zaibei:runbook/v1"
+    WITNESSES = "urn:zaibei:witnesses/v1"  # which witnesses are declared for this log
     AUTHORISATION = "urn:zaibei:authorisation/v1"  # leave to restore tables in plain
 
 

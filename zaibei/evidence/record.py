@@ -6,7 +6,8 @@ change by rename.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Self
 from zaibei.evidence import dsse, keys, kinds, log, note, sm2, statement, tree
 from zaibei.evidence.remote_witness import declared
 from zaibei.evidence.statement import RECORDED_AT, Statement, Subject
-from zaibei.evidence.witness import Cosigner, origin_of
+from zaibei.evidence.witness import Cosigner, cosigned_at, origin_of
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Busy, Damage, Missing, Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.log import logger
@@ -123,13 +124,22 @@ class Evidence:
     def checkpoint(self) -> bytes:
         """The signed head, with a line of every witness that answers.
 
-        A witness that cannot be reached leaves its line out. One that *refuses* has seen another
+        A witness that cannot be reached leaves its line out, unless it signed this same head before. One that *refuses* has seen another
         history: that is raised.
         """
         with _writing(self.directory, self.clock):
             held = self._finish(log.read(self._log))
             signed = note.parse(self._sign(held.head))
-            lines = [line for w in self.witnesses if (line := self._cosign(w, held, signed))]
+            before = note.parse((self._log / log.WHOLE).read_bytes())
+            kept = before.signatures if before.text == signed.text else ()
+            # Together: one that is gone takes its whole time-out, and a drill waits for it.
+            with ThreadPoolExecutor(max(1, len(self.witnesses))) as pool:
+                answers = list(pool.map(lambda w: self._cosign(w, held, signed), self.witnesses))
+            lines = [
+                line
+                for w, answer in zip(self.witnesses, answers, strict=True)
+                if (line := answer or _earlier(w, kept, signed.text))
+            ]
             whole = note.Note(text=signed.text, signatures=(*signed.signatures, *lines)).encode()
             write_atomic(self._log / log.WHOLE, whole)
         return whole
@@ -155,6 +165,11 @@ class Evidence:
     def prove_consistency(self, old_size: int) -> list[bytes]:
         held = log.read(self._log)
         return tree.consistency(held.leaves[: held.head.size], old_size) if old_size else []
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of the log's keys and of its witnesses', by the names they have in a pack."""
+        own = self.keys.files() | {f"witness-{w.name}.pub": w.public for w in self.witnesses}
+        return {name: keys.fingerprint(pem) for name, pem in own.items()}
 
     @property
     def _log(self) -> Path:
@@ -209,6 +224,18 @@ class Evidence:
             payload=payload,
             statement=statement.decode(payload),
         )
+
+
+def _earlier(
+    witness: Cosigner, kept: Sequence[note.SignatureLine], text: bytes
+) -> note.SignatureLine | None:
+    """What it signed under this head when it last answered, if that was with the key it has now."""
+    for line in kept:
+        with suppress(Damage):
+            if line.name == witness.key_name:
+                cosigned_at(line, keys.load_ed25519(witness.public), text)
+                return line
+    return None
 
 
 def step(entry: Entry) -> kinds.Step:

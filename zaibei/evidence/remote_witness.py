@@ -113,11 +113,26 @@ def declare(directory: Path, one: RemoteWitness) -> None:
     if any(w.public != one.public for w in same):
         raise Refused(
             f"witness {one.name} is declared with another key",
-            hint=f"is it the same witness? If so, take its entry out of {directory / FILE}",
+            hint=f"is it the same witness? If so: zaibei evidence witness remove {one.name}",
         )
+    _write(directory, [*others, one])
+
+
+def withdraw(directory: Path, names: Sequence[str]) -> None:
+    """Ask those no more. Raises Usage for one that is not declared."""
+    held = declared(directory)
+    if unknown := set(names) - {w.name for w in held}:
+        raise Usage(
+            f"no witness {min(unknown)!a} is declared",
+            hint=f"declared: {', '.join(w.name for w in held) or 'none'}",
+        )
+    _write(directory, [w for w in held if w.name not in names])
+
+
+def _write(directory: Path, witnesses: Sequence[RemoteWitness]) -> None:
     listed = [
         {"name": w.name, "url": w.url, "public": w.public.decode(), "ca": w.ca}
-        for w in sorted([*others, one], key=lambda w: w.name)
+        for w in sorted(witnesses, key=lambda w: w.name)
     ]
     write_atomic(directory / FILE, json.dumps(listed, indent=2) + "\n")
 

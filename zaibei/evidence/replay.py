@@ -15,6 +15,7 @@ from zaibei.evidence.folder import Folder
 from zaibei.evidence.kinds import Kind
 from zaibei.evidence.record import Entry, step
 from zaibei.evidence.roll import RollCall
+from zaibei.evidence.witness_list import WitnessList
 from zaibei.kernel.errors import Damage
 
 
@@ -29,6 +30,7 @@ class Replay:
     runs: list[str] = field(default_factory=list)  # by index: the kind, as file names have it
     drills: dict[str, list[int]] = field(default_factory=dict)  # drill -> its entries
     schedules: dict[int, str] = field(default_factory=dict)  # index -> sha256 of the statement
+    witnesses: WitnessList = field(default_factory=WitnessList)
     newest: str | None = None  # the latest recorded_at
     kept: dict[int, Entry] = field(default_factory=dict)
 
@@ -41,6 +43,8 @@ class Replay:
             self.drills.setdefault(one.drill_id, []).append(entry.index)
         if one.predicate_type == Kind.SCHEDULE:
             self.schedules[entry.index] = entry.statement_digest
+        if one.predicate_type == Kind.WITNESSES:
+            self.witnesses.see(entry.index, entry.payload)
         if one.recorded_at is not None:
             self.newest = max(one.recorded_at, self.newest or "")
         self.roll.see(entry)

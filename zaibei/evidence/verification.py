@@ -156,6 +156,7 @@ def _check(place: Path, found: _Found) -> None:
     found.notes += [
         *(f"{d} was announced and has no end in this log" for d in found.open_intents),
         *_notes_on_signers(found, public),
+        *seen.witnesses.notes({c.key for c in found.cosigned}),
         *_notes_on_times(packed.packed_at, seen.newest, found.cosigned),
         *found.roll.notes,
         *(

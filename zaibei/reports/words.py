@@ -64,7 +64,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "evidence": ("证据", "Evidence"),
     "evidence_say": ("本报告只由核验通过的证据包生成。每个数字都来自下列条目。", "This report was made from a pack that verified. Every number comes from an entry below."),
     "entry": ("条目", "entry"), "kind": ("类型", "kind"), "recorded": ("记录时间", "recorded at"), "digest": ("陈述 sha256", "statement sha256"),
-    "log": ("日志", "log"), "entries": ("条", "entries"), "root": ("树根", "root"), "witnesses": ("见证方", "witnesses"),
+    "log": ("日志", "log"), "entries": ("条", "entries"), "root": ("树根", "root"), "witnesses": ("联署的见证方", "cosigned by"),
     "checkpoint": ("检查点（请抄录备查）", "checkpoint (write it down)"), "unknown_witness": ("未知密钥的联署", "cosigned by an unknown key"),
     "all_drills": ("日志中的全部演练", "Every drill of the log"), "recorded_as": ("记录为", "recorded as"),
     "in_this_pack": ("在本证据包中", "in this pack"), "not_in_this_pack": ("未选入本证据包", "not chosen for this pack"),

@@ -17,7 +17,7 @@ unset CDPATH POSIXLY_CORRECT || :
 
 MAX_ENTRIES=1000000
 MAX_BLOCKS=131072 # of 512 bytes, of one file that is not an artefact
-KINDS="schedule intent drill aborted switch-back action admission restore surge runbook authorisation"
+KINDS="schedule intent drill aborted switch-back action admission restore surge runbook witnesses authorisation"
 T=application/vnd.in-toto+json
 work=
 verified=no
@@ -444,6 +444,44 @@ facts_of() {
     if (T[P "due"] != "[") print "due\t!"
     for (i = 0; i < N[P "due"]; i++) print "due\t" RAW[P "due" SEP i]
   }' "$1"
+}
+
+# list_witnesses: the declared witnesses that did not sign, by the newest list in the log, and those with another key
+list_witnesses() {
+  item='\{"fingerprint":"[0-9a-f]{64}","name":"[A-Za-z0-9_-]+"\}'
+  form="\{\"_type\":\"https://in-toto\.io/Statement/v1\",\"predicate\":\{\"declared\":\[($item(,$item)*)?\],"
+  form="$form\"recorded_at\":\"[^\"\\\\]*\"\},\"predicateType\":\"urn:zaibei:witnesses/v1\",\"subject\":\[\]\}"
+  : >"$work/stated"
+  while read -r i kind drill recorded_at; do
+    [ "$kind" = witnesses ] || continue
+    file=$work/payload/$(printf %07d "$i")
+    echo "at $i" >>"$work/stated"
+    if grep -q -x -E -e "$form" "$file"; then
+      { tr -d '\n' <"$file" && echo; } | sed 's/^.*"declared":\[//; s/\].*$//; s/},{/}\
+{/g' | sed -n "s/^.*\"fingerprint\":\"\([0-9a-f]*\)\",\"name\":\"\([A-Za-z0-9_-]*\)\".*\$/is \2 \1/p" >>"$work/stated"
+    else
+      echo odd >>"$work/stated"
+    fi
+  done <"$work/table"
+  : >"$work/signed"
+  while read -r file; do
+    grep -F -e "  $file" "$work/fingers" | cut -c1-64 >>"$work/signed"
+  done <"$work/watching"
+  awk '
+  FILENAME == ARGV[1] { signed[$1] = 1; next }
+  $1 == "at" { at = $2; n = odd = 0 }
+  $1 == "odd" { odd = 1 }
+  $1 == "is" {
+    name[++n] = $2
+    key[n] = $3
+    if (($2 in last) && last[$2] != $3) changed[$2] = at
+    last[$2] = $3
+  }
+  END {
+    if (odd) print "note: witnesses " at ": not in a form that can be compared; read it"
+    for (i = 1; i <= n; i++) if (!(key[i] in signed)) print "note: witness " name[i] ", declared in entry " at ", did not sign the checkpoint"
+    for (i = 1; i <= n; i++) if (name[i] in changed) print "note: witness " name[i] " has another key since entry " changed[name[i]]
+  }' "$work/signed" "$work/stated" || die "the list of witnesses could not be made"
 }
 
 # list_drills: every drill of the log with its verdict, every schedule with what answered it
@@ -1097,6 +1135,7 @@ same "$work/again" "$work/due" "the schedule is not the one in the log"
 # --- 8. what else is in the log ----------------------------------------------------------------------
 
 list_drills
+list_witnesses
 
 # --- the end -----------------------------------------------------------------------------------------
 
