@@ -65,17 +65,17 @@ bench-backup: setup
 	$(PY) -m zaibei.cli.main backup bench --size $(SIZE) --rounds $(ROUNDS)
 
 bench-index: setup
-	$(PY) -m backup.bench.index --chunks $(CHUNKS)
+	$(PY) -m backup.bench.scale --chunks $(CHUNKS)
 
 bench-evidence: setup
 	ZAIBEI_ENTRIES=$(ENTRIES) $(PY) -m pytest -q -s --timeout 1200 tests/evidence/test_long_logs.py
 
 bench-wal: lab-setup
-	$(PY) -m backup.bench.walage --seconds 60
+	$(PY) -m backup.bench.wal_lag --seconds 60
 
 campaign-backup: setup
-	ZAIBEI_CAMPAIGN=$(CAMPAIGN) ZAIBEI_EVERY_DEATH=1 $(PY) -m pytest -q --timeout 7200 tests/backup/test_lifecycle_machine.py tests/backup/test_rotation.py tests/backup/test_store_faults.py \
-	  tests/backup/test_schedule_temporal.py
+	ZAIBEI_CAMPAIGN=$(CAMPAIGN) ZAIBEI_EVERY_DEATH=1 $(PY) -m pytest -q --timeout 7200 tests/backup/lifecycle/test_lifecycle_machine.py tests/backup/keys/test_rotation.py tests/backup/test_store_faults.py \
+	  tests/backup/schedule/test_temporal.py
 
 ransomware-drill: setup
 	$(PY) -m zaibei.cli.main backup drill-ransomware

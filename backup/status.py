@@ -1,25 +1,52 @@
-"""What monitors may know without importing us: one JSON file, replaced whole.
+"""The file that monitors read instead of importing us: `state_dir()/backup/status.json`, replaced
+whole.
 
-`state_dir()/backup/status.json`. What never happened is null: an age is the reader's to compute, and a
-missing time must not turn into an age of 0.
+What never happened is null: an age is the reader's to compute, and a missing time must not turn
+into an age of 0.
 """
 
 import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backup.guard.said import FACT, group, verdict_of
-from backup.snapshot import Snapshot
+from backup.format.facts import FACT, group, verdict_of
+from backup.format.snapshot import Snapshot
 from zaibei.kernel.state import state_dir, write_atomic
 
-if TYPE_CHECKING:
-    from backup.receiver import WalStatus
-
 Fields = dict[str, Any]  # the text of a format, read by others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultLag:
+    """`lag` None: nothing was received yet, so nothing is known."""
+
+    vault: str
+    archived_lsn: str | None
+    lag: timedelta | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalStatus:
+    receiving: bool
+    restarts: int
+    received_lsn: str | None
+    timeline: int | None
+    spool_bytes: int
+    lag: timedelta | None  # the worst of the vaults
+    vaults: tuple[VaultLag, ...]
+    error: str | None  # why it is not receiving
+    gaps: tuple[str, ...]
+    system: int | None = None  # None: no server has said who it is
+    # What the slot makes the server keep, at least; None: it has not said, or there is no slot.
+    held_bytes: int | None = None
+    spool_free_bytes: int | None = None
+    notes: tuple[str, ...] = ()  # what was put aside in the spool, since the start
 
 
 def file() -> Path:

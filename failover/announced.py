@@ -23,7 +23,7 @@ from zaibei.evidence.calendar import Planned
 from zaibei.kernel.bilingual import Bilingual
 
 if TYPE_CHECKING:
-    from failover.drill import Run
+    from failover.record import Run
 
 
 def planned(stack: Stack) -> list[Planned]:

@@ -7,42 +7,52 @@ that the dead-man undoes, an intent in the log that shows it was tried, and a le
 
 import json
 import threading
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
 
-from backup import job, status
-from backup.receiver import WalArchiver
-from backup.repository import Repository
-from failover import aftermath, announced, ground, outcome, raw, readback, recovery, service, who
+from backup import run as backup_run
+from backup import status
+from backup.postgres.wal_receiver import WalArchiver
+from backup.repository.repository import Repository
+from failover import (
+    announced,
+    failback,
+    observer,
+    raw,
+    readback,
+    record,
+    recovery,
+    recovery_point,
+    restore_check,
+    service,
+    stack_access,
+    statements,
+    steady_state,
+    who,
+)
 from failover import preflight as fitness
-from failover.check import Findings, check
+from failover.checker import check
 from failover.clients import Rates
-from failover.clients.alone import ClientPlan, Clients
-from failover.clients.traffic import Counts
-from failover.control import ControlResult, run_control
-from failover.ledger import Reader
-from failover.measure import Measures, measure, series
-from failover.observe import Watch
+from failover.clients.process import ClientPlan, Clients
+from failover.control.negative_control import run_control
+from failover.ledger.reader import Reader
+from failover.measure import measure, series
+from failover.observer import Watch
+from failover.record import Asked, Finished, Run
 from failover.required import required, service_of
-from failover.scenario import Scenario
-from failover.verdict import CheckResult, Ruling, Verdict, bounds_of, judge, ledger_whole
+from failover.verdict import Verdict, bounds_of, judge, ledger_whole
 from infra.faults import deadman, journal, trace
 from infra.faults.model import Injected
 from infra.lab import cgroup, preflight
 from infra.lab import lab as lab_of_this_machine
-from infra.lab.plan import LabPlan
-from infra.sites import StackAccess
 from loadtest import run as surge_run
 from loadtest import scenario as surge_scenario
 from loadtest.results import SurgeResult
 from zaibei import config
-from zaibei.config.model import Objective, Role, Stack
+from zaibei.config.model import Role
 from zaibei.evidence import Entry, Evidence, Kind, default_dir, pack, verify
 from zaibei.evidence.calendar import record_due
 from zaibei.kernel.bilingual import Bilingual, joined
@@ -53,112 +63,8 @@ from zaibei.kernel.progress import Progress, Silent
 from zaibei.kernel.state import marked, sole, state_dir, write_atomic
 from zaibei.kernel.wait import wait_until
 
-_T = TypeVar("_T")
 _DEADMAN = timedelta(minutes=10)  # no drill keeps a site broken for longer
-_WORDS = 1000  # characters of an error that go into the detail of a check
 _SETTLE = timedelta(seconds=60)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What the person at the command line asked for."""
-
-    stack: Stack
-    scenario: Scenario
-    seed: int
-    prepare: bool
-    keep_lab: bool  # False: with `prepare`, take the lab down again
-    despite: tuple[str, ...] = ()  # questions of the preflight whose answer is overruled
-    scale: float = 1.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """What is known so far; each step adds what it found."""
-
-    drill_id: str
-    asked: Asked
-    folder: Path
-    lab: LabPlan
-    access: StackAccess
-    objective: Objective
-    required: tuple[str, ...]  # checks without which there is no PASS; decided before the fault
-    clock: Clock
-    progress: Progress
-    started_at: str = ""
-    writer: str = ""
-    survivor: str = ""
-    remote: str = ""
-    before: frozenset[str] = frozenset()
-    backup: job.Run | None = None
-    point: aftermath.Point | None = None
-    injected: Injected | None = None
-    counts: Counts | None = None
-    surge: SurgeResult | None = None
-    surge_start_s: float | None = None  # monotonic: second 0 of the surge
-    crowd: service.Crowd | None = None  # what the surge's citizens met, judged
-    watch: Watch | None = None
-    run_by: dict[str, Any] = field(default_factory=dict)
-    findings: Findings | None = None
-    measures: Measures | None = None
-    epochs: dict[str, tuple[str, int | None]] = field(default_factory=dict)
-    restored: aftermath.Restored | None = None
-    returned: aftermath.Returned | None = None
-    control: ControlResult | None = None
-    checks: list[CheckResult] = field(default_factory=list)
-    cut: recovery.Cut | None = None  # the fault was ended before its time
-    despite: tuple[fitness.Finding, ...] = ()  # what spoke against the drill and was overruled
-    trouble: dict[str, str] = field(
-        default_factory=dict
-    )  # steps after the fault that failed, and why
-    memory_bytes_max: int = 0
-    rpo_wal: timedelta | None = None
-
-    @property
-    def ledger_file(self) -> Path:
-        return self.folder / "ledger.jsonl"
-
-    @property
-    def prefix(self) -> str:
-        return f"{self.drill_id}-"
-
-    def holds(self, name: str, *, passed: bool, detail: str, spoils: bool = False) -> None:
-        """A check ran. `spoils`: its failure says nothing about the stack, only about the measurement."""
-        self.checks.append(
-            CheckResult(
-                name=name, ran=True, passed=passed, detail=detail,
-                if_failed=Ruling.INVALID if spoils else Ruling.FAIL,
-            )
-        )  # fmt: skip
-
-    def did_not_run(self, name: str, why: str) -> None:
-        self.checks.append(CheckResult(name=name, ran=False, passed=False, detail=why))
-
-    def late(self, step: str, do: Callable[[], _T]) -> _T | None:
-        """A step after the fault: when it fails, that is in `trouble`, and the drill goes on to its verdict."""
-        try:
-            return do()
-        except Exception as failed:  # noqa: BLE001 - also a defect of ours must not erase what was measured
-            self.went_wrong(step, failed)
-            return None
-
-    def went_wrong(self, step: str, failed: Exception) -> None:
-        known = isinstance(failed, ZaibeiError)
-        said = in_a_line(failed) if known else f"{type(failed).__name__}: {failed}"
-        self.trouble[step] = " ".join(said.split())[:_WORDS]
-        self.progress.note(f"{step}: {self.trouble[step]}")
-        with (self.folder / "trouble.log").open("a") as log:
-            log.write(f"{step}:\n{''.join(traceback.format_exception(failed))}\n")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
-    drill_id: str
-    verdict: Verdict
-    result: dict[str, Any]  # the drill's JSON; also the predicate of its outcome
-    pack: Path
-    folder: Path
-    checkpoint: str  # SIZE:ROOT of the log, to be noted
 
 
 def lock() -> Path:
@@ -184,7 +90,7 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         if asked.prepare and not asked.keep_lab:
             # Inside the lock: a drill that was refused must not take the lab of the one that runs.
             ending.callback(_take_down, clock, progress)
-        lab, access = ground.make_ready(
+        lab, access = steady_state.make_ready(
             asked.stack,
             prepare_all=asked.prepare,
             scale=asked.scale,
@@ -196,13 +102,13 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
             stack=asked.stack, lab=lab, access=access, clock=clock, backup=not asked.prepare
         )
         despite = fitness.demand(fitness.check(question), despite=asked.despite)
-        drill_id = new_id("drill", clock, ground.rng_of(asked.seed, str(clock.monotonic())))
+        drill_id = new_id("drill", clock, stack_access.rng_of(asked.seed, str(clock.monotonic())))
         run = Run(
             drill_id=drill_id, asked=asked, folder=state_dir() / "drills" / drill_id, lab=lab,
             access=access, objective=objective, required=needed, clock=clock, progress=progress,
-            started_at=_stamp(clock), writer=ground.site_of(asked.stack, Role.PRODUCTION),
-            survivor=ground.site_of(asked.stack, Role.SAME_CITY),
-            remote=ground.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
+            started_at=_stamp(clock), writer=stack_access.site_of(asked.stack, Role.PRODUCTION),
+            survivor=stack_access.site_of(asked.stack, Role.SAME_CITY),
+            remote=stack_access.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
             run_by=who.ran_by(asked.stack),
             despite=despite,
         )  # fmt: skip
@@ -257,28 +163,30 @@ def _make_happen(run: Run) -> None:
 def _story(run: Run, ending: ExitStack) -> None:
     guard = ending.enter_context(deadman.watching(run.lab, deadline=_DEADMAN))
     stopping = threading.Event()
-    repos = ground.repositories(run.access, clock=run.clock, progress=run.progress)
+    repos = stack_access.repositories(run.access, clock=run.clock, progress=run.progress)
     archiver = ending.enter_context(_archiving(run, repos, stopping))
     traffic = _start_clients(run, ending)
     surge = _start_surge(run, ending)
     run.backup = _take_backup(run, repos)
     _hold_steady(run, traffic, surge)
-    run.point = aftermath.mark_point(run)
+    run.point = recovery_point.mark_point(run)
     wait_until(
-        lambda: aftermath.why_not_archived(run, archiver),
+        lambda: recovery_point.why_not_archived(run, archiver),
         what="the point of recovery to be in both vaults", deadline=_SETTLE, clock=run.clock,
     )  # fmt: skip
     watch = ending.enter_context(
         Watch(run.access, site=run.survivor, was_leader=run.writer, clock=run.clock)
     )
     run.watch = watch
-    run.epochs["before"] = aftermath.writer_now(run)
+    run.epochs["before"] = observer.writer_now(run.access, remote=run.remote)
     run.rpo_wal = archiver.lag()
     guard.arm()
     ending.callback(journal.undo_all, run.lab, run.clock)  # before anything else is ended
     run.injected = _break(run, traffic)
     run.late("recovery", lambda: recovery.wait(run, traffic, surge))
-    run.epochs["after"] = run.late("writer", lambda: aftermath.writer_now(run)) or ("", None)
+    run.epochs["after"] = run.late(
+        "writer", lambda: observer.writer_now(run.access, remote=run.remote)
+    ) or ("", None)
     run.memory_bytes_max = sum(cgroup.memory_bytes(cgroup.of(h)) for h in run.lab.hosts)
     run.surge = run.late("surge", lambda: _stop_surge(run, surge))
     run.progress.step("stopping client traffic and closing its ledger")
@@ -287,24 +195,24 @@ def _story(run: Run, ending: ExitStack) -> None:
     _judge_takeover(run)
     run.late("read-back", lambda: _read_back(run))
     with ThreadPoolExecutor(2) as pool:
-        restoring = pool.submit(aftermath.restore_and_compare, run, repos)
+        restoring = pool.submit(restore_check.restore_and_compare, run, repos)
         run.progress.step(f"bringing {run.injected.fault.site} back")
         begun = run.clock.monotonic()
         run.returned = run.late("return", lambda: _bring_back(run))
         if run.returned is None:
-            run.returned = aftermath.not_returned(run, run.trouble["return"], begun)
+            run.returned = failback.not_returned(run, run.trouble["return"], begun)
         run.progress.step("restoring the backup in a clean room and comparing it with the ledger")
         run.restored = run.late("restore", lambda: _restored(run, restoring))
     stopping.set()
 
 
-def _bring_back(run: Run) -> aftermath.Returned:
+def _bring_back(run: Run) -> record.Returned:
     assert run.injected is not None
     journal.undo(run.injected.fault_id, run.lab, run.clock)
-    return aftermath.fail_back(run)
+    return failback.fail_back(run)
 
 
-def _restored(run: Run, restoring: "Future[aftermath.Restored]") -> aftermath.Restored:
+def _restored(run: Run, restoring: "Future[record.Restored]") -> record.Restored:
     done = restoring.result()
     if done.verified:
         status.restore_verified(
@@ -323,8 +231,8 @@ def _start_clients(run: Run, ending: ExitStack) -> Clients:
         drill=run.drill_id, ledger=str(run.ledger_file),
         doors=tuple((s, run.access.site(s).entry_url) for s in stack.entry),
         ca_file=str(run.access.ca_file), seed=run.asked.seed, rows_per_s=spec.rows_per_s,
-        objects_per_s=spec.objects_per_s, bucket=ground.OBJECTS,
-        bucket_sites=ground.declared_bucket(stack, ground.OBJECTS).sites,
+        objects_per_s=spec.objects_per_s, bucket=stack_access.OBJECTS,
+        bucket_sites=stack_access.declared_bucket(stack, stack_access.OBJECTS).sites,
         on_site_loss=stack.on_site_loss.value,
         session_key=None if run.access.session_key is None else str(run.access.session_key),
     )  # fmt: skip
@@ -363,10 +271,10 @@ def _stop_surge(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
     return result
 
 
-def _take_backup(run: Run, repos: list[Repository]) -> job.Run:
+def _take_backup(run: Run, repos: list[Repository]) -> backup_run.Run:
     run.progress.step(f"backing up from {run.survivor} into {' and '.join(r.name for r in repos)}")
     keep = min(d.backup.keep for d in run.asked.stack.databases)
-    made = job.run_postgres(
+    made = backup_run.run_postgres(
         run.access.member_dsn(run.survivor, user="zaibei_backup", database="postgres"),
         run.access.password("zaibei_backup"), repos, run.clock, None, run.progress,
         label=run.drill_id, retain=keep,
@@ -387,7 +295,7 @@ def _hold_steady(run: Run, traffic: Clients, surge: surge_run.Surge | None) -> N
     while (passed := run.clock.monotonic() - begun) < spec.steady.total_seconds():
         run.progress.done(int(passed), int(spec.steady.total_seconds()), unit="s")
         run.clock.sleep(timedelta(milliseconds=500))
-    if why := ground.why_not_steady(run.asked.stack, run.access):
+    if why := steady_state.why_not_steady(run.asked.stack, run.access):
         raise Invalid(f"the stack left its steady state before the fault: {why}")
     if why := recovery.why_load_is_gone(surge):
         raise Invalid(
@@ -401,7 +309,7 @@ def _break(run: Run, traffic: Clients) -> Injected:
     fault = run.asked.scenario.fault_in(run.asked.stack)
     run.progress.step(f"making the fault: {fault}")
     injected = journal.make(
-        fault, run.lab, clock=run.clock, rng=ground.rng_of(run.asked.seed, "fault")
+        fault, run.lab, clock=run.clock, rng=stack_access.rng_of(run.asked.seed, "fault")
     )
     traffic.note("fault", at_s=injected.acknowledged_s, detail=f"{fault}: {injected.proof}")
     return injected
@@ -419,7 +327,7 @@ def _read_back(run: Run) -> None:
         ops, fault_s=run.injected.acknowledged_s, observations=run.watch.observations()
     )
     rows = list(readback.writer_rows(run.access, prefix=run.prefix))
-    store = ground.business_store(run.access, run.survivor, ground.OBJECTS)
+    store = stack_access.business_store(run.access, run.survivor, stack_access.OBJECTS)
     kept = list(readback.objects(store, prefix=run.prefix))
     raw.write_readback(run.folder / raw.READBACK, run.drill_id, rows, kept)
     run.findings = check(ops, rows, kept, prefix=run.prefix)
@@ -505,8 +413,8 @@ def _take_down(clock: Clock, progress: Progress) -> None:
 def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry) -> Finished:
     run.progress.step("signing the outcome and packing the evidence")
     artefacts = run.folder / "artefacts"
-    named = outcome.artefacts(run, artefacts)
-    result = outcome.result(run, verdict, named, series=list(series(
+    named = statements.artefacts(run, artefacts)
+    result = statements.result(run, verdict, named, series=list(series(
         Reader(run.ledger_file).ops(), fault_s=run.injected.acknowledged_s if run.injected else 0.0
     )))  # fmt: skip
     kept = [artefacts / n.name for n in named if n.sha256]

@@ -13,8 +13,8 @@ from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
-from failover.check import Findings
-from failover.ledger import Kind, Op, Outcome
+from failover.checker import Findings
+from failover.ledger.format import Kind, Op, Outcome
 
 _USUAL_OVER_S = 10.0  # before the fault: what gap between acknowledgements is usual
 _USUAL_TIMES = 3  # a gap so many times the usual one is an outage

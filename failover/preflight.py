@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from failover import ground
+from failover import steady_state
 from infra.faults import journal
 from infra.lab import disk
 from infra.lab.plan import LabPlan
@@ -169,7 +169,7 @@ def _helpers(asked: Asked) -> Answer:
 
 
 def _writer(asked: Asked) -> Answer:
-    if reason := ground.why_not_steady(asked.stack, asked.access):
+    if reason := steady_state.why_not_steady(asked.stack, asked.access):
         hint = "zaibei lab status; zaibei lab up brings it there"
         return State.REFUSED, f"the stack is not in its steady state: {reason}", (hint,)
     return (
@@ -180,13 +180,17 @@ def _writer(asked: Asked) -> Answer:
 
 
 def _data(asked: Asked) -> Answer:
-    if (count := ground.people(asked.access)) is None:
+    if (count := steady_state.people(asked.access)) is None:
         return State.REFUSED, "the base databases are empty", ("zaibei data load",)
     return State.OK, f"{count} persons are there", ()
 
 
 def _backup(asked: Asked) -> Answer:
-    why = ground.why_no_recent_backup(asked.stack, now=asked.clock.now()) if asked.backup else None
+    why = (
+        steady_state.why_no_recent_backup(asked.stack, now=asked.clock.now())
+        if asked.backup
+        else None
+    )
     if why:
         hints = ("zaibei backup run", "or --prepare, which takes one before the fault")
         return State.REFUSED, f"no recent backup: {why}", hints

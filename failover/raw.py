@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import rfc8785
 
-from failover.check import Object, Row
+from failover.checker import Object, Row
 from failover.measure import Observation
 from zaibei.kernel.errors import Damage, Invalid
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from failover.check import Object, Row
+from failover.checker import Object, Row
 from infra.objectstore.contract import ObjectStore
 from infra.sites import StackAccess
 

@@ -2,13 +2,13 @@
 may, or when the load that it is measured under is gone.
 """
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from failover import aftermath, harm
-from failover.clients.alone import Clients
+from failover import harm, observer
+from failover.clients.process import Clients
 from failover.clients.traffic import Counts
+from failover.record import Cut
 from infra.faults import journal
 from loadtest.results import Live
 from loadtest.run import Surge
@@ -16,20 +16,13 @@ from zaibei.kernel.bilingual import Bilingual
 from zaibei.kernel.wait import wait_until
 
 if TYPE_CHECKING:
-    from failover.drill import Run
+    from failover.record import Run
+
 
 _STABLE_WINDOW = timedelta(seconds=5)
 _LOOK_EVERY = timedelta(seconds=1)
 _BAD_SHARE = 0.02  # of the writes of one look: a straggler is not an outage
 _WRITER_BACK = timedelta(seconds=120)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """Why the fault was ended before its time."""
-
-    reason: Bilingual
-    harmful: bool  # FAIL; False: the measurement was lost, INVALID
 
 
 def wait(run: "Run", traffic: Clients, surge: Surge | None) -> None:
@@ -44,7 +37,7 @@ def wait(run: "Run", traffic: Clients, surge: Surge | None) -> None:
         run.progress.step(f"ending the fault now: {why}")
         journal.undo(run.injected.fault_id, run.lab, run.clock)
         wait_until(
-            lambda: None if aftermath.writer_now(run)[0] else "no site takes writes",
+            lambda: None if observer.writer_now(run.access, remote=run.remote)[0] else "no site takes writes",
             what="a writer after the fault was undone", deadline=_WRITER_BACK, clock=run.clock,
         )  # fmt: skip
 

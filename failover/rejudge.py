@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from failover import outcome, raw
-from failover.check import Findings, check
-from failover.ledger import Ending, Reader
+from failover import raw, statements
+from failover.checker import Findings, check
+from failover.ledger.reader import Ending, Reader
 from failover.measure import Measures, measure, series
 from failover.required import needed
 from failover.scenario import Scenario
@@ -279,7 +279,7 @@ def _bound(data: _Data, intent: Mapping[str, Any], said: Mapping[str, Any]) -> I
 def _recomputed(data: _Data, said: Mapping[str, Any]) -> Iterator[Line]:
     no_ledger = data.lacks.get("ledger")
     no_readback = no_ledger or data.lacks.get("readback")
-    told = outcome.figures(data.findings, data.measures)
+    told = statements.figures(data.findings, data.measures)
     for name in _FIGURES:
         timed = name in {"rto_first_s", "rto_stable_s", "phases_s"}
         why = no_ledger if timed else no_readback

@@ -1,7 +1,7 @@
 """A drill in a simulated world: the clients' own code, the checker and the judge, sixteen seconds in some milliseconds.
 
 Only the socket is simulated. What is sent again and where, and what an answer means, is decided by
-`failover.clients.rows.write`, `Doors` and `answer`, as in a drill; it is a coroutine, and here the
+`failover.clients.row_write.write`, `Doors` and `answer`, as in a drill; it is a coroutine, and here the
 world resumes it instead of asyncio.
 """
 
@@ -15,10 +15,10 @@ from typing import Any, Self, cast
 import aiohttp
 import orjson
 
-from failover.check import Findings, check
-from failover.clients.doors import Door, Doors
-from failover.clients.rows import Answer, TimeOuts, write
-from failover.ledger import Intent, Kind, Op
+from failover.checker import Findings, check
+from failover.clients.endpoints import Door, Doors
+from failover.clients.row_write import Answer, TimeOuts, write
+from failover.ledger.format import Intent, Kind, Op
 from failover.measure import Measures, Stable, measure
 from failover.verdict import CheckResult, Ruling, Verdict, judge
 from infra.sim.entry import CLIENTS, Call

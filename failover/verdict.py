@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from failover.check import Findings
-from failover.ledger import Ending
+from failover.checker import Findings
+from failover.ledger.reader import Ending
 from failover.measure import Measures, rpo
 from failover.required import title
 from zaibei.config.model import Objective

@@ -6,15 +6,13 @@ Either must be safe to repeat: a run that was killed does its last step again.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from infra.sites import StackAccess
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +71,3 @@ def _register(name: str, call: Callable[..., str | None], *, asks: bool, destruc
     says = (inspect.getdoc(call) or "").split("\n")[0]
     assert says, f"{name} has no docstring to show"
     _REGISTRY[name] = Native(name=name, call=call, asks=asks, destructive=destructive, says=says)
-
-
-def registered() -> Mapping[str, Native]:
-    """Everything known, with our own ones loaded."""
-    import runbooks.native  # noqa: F401, PLC0415 - registers on import; here, or the two would be a circle
-
-    return dict(_REGISTRY)
-
-
-def invoke(name: str, context: Context, args: Mapping[str, Any], *, asks: bool) -> str | None:
-    known = registered().get(name)
-    if known is None or known.asks is not asks:
-        kind = "check" if asks else "action"
-        raise Usage(
-            f"no native {kind} {name!r}", hint="zaibei runbook lint names the ones there are"
-        )
-    return known.call(context, **{k.replace("-", "_"): v for k, v in args.items()})

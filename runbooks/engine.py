@@ -13,14 +13,15 @@ from pathlib import Path
 from infra.sites import StackAccess
 from infra.sites import load as load_access
 from runbooks import journal as book
-from runbooks.actions import Context, invoke
+from runbooks.actions import Context
 from runbooks.inventory import demand_one_host
 from runbooks.inventory import read as read_inventory
 from runbooks.journal import Journal, RunState, StepRecord, StepState
 from runbooks.library import Source
 from runbooks.model import Action, Check, Native, NoUndo, Play, Runbook, Step
+from runbooks.placeholders import NAMED, Declared, check_names, fill, filled, given, parts
 from runbooks.play import PlayResult, run_play
-from runbooks.values import NAMED, Declared, check_names, fill, filled, given, parts
+from runbooks.registry import invoke
 from zaibei.config.model import Stack
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Refused, Usage, ZaibeiError

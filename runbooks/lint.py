@@ -15,10 +15,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from runbooks.actions import Native as Registered
-from runbooks.actions import registered
 from runbooks.library import BadRunbook, Source, library_dir, playbooks_dir, read
 from runbooks.model import Action, Check, Native, NoUndo, Play, Runbook, Step, Text
-from runbooks.values import NAMED, check_value, used
+from runbooks.placeholders import NAMED, check_value, used
+from runbooks.registry import registered
 from zaibei.kernel.errors import Usage
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")

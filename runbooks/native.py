@@ -12,7 +12,7 @@ from datetime import timedelta
 from infra.sites import SiteAccess, StackAccess
 from monitors.probes import https, patroni, postgres, records
 from runbooks.actions import Context, action, check
-from runbooks.brief import in_short
+from runbooks.summary import in_short
 from zaibei.kernel import environment
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.process import run

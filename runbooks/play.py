@@ -97,7 +97,7 @@ def run_play(
                 child.wait(timeout=_END.total_seconds())
     finally:
         process.end(child)
-        process.end_escaped()
+        process.end_escaped(child)
         extravars(private).unlink(missing_ok=True)
     if end is None:
         raise ToolFailed(

@@ -5,10 +5,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from runbooks.actions import registered
 from runbooks.library import read, runbook_files
 from runbooks.model import Native, NoUndo, Play, Runbook, Step
-from runbooks.values import fill, filled
+from runbooks.placeholders import fill, filled
+from runbooks.registry import registered
 from zaibei.kernel.units import say_duration
 
 _WORDS: dict[str, dict[str, str]] = {

@@ -12,6 +12,15 @@ settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("calm")
 
 
+@pytest.fixture(autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """A command that runs in this process drops other tools' variables; the next test has them again."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[Path, int], Path]]:
     """Mounts a tmpfs of so many bytes; unmounted at the end. Only root may."""

@@ -27,9 +27,7 @@ MAY_START_PROGRAMS = {
 # no longer needed fails the test.
 MAY_BE_LONG: dict[str, str] = {
     "failover/clients/traffic.py": "one schedule and the one thread that keeps it",
-    "failover/control.py": "two arms of one experiment, told side by side; the two members would go first",
     "failover/drill.py": "a drill in the order it happens: split, the order would have to be looked for",
-    "failover/ledger.py": "writing and reading one format; the reader would go first",
     "infra/data/world.py": "a stanza a table; it grows with the tables and not in depth",
     "infra/objectstore/admission.py": "a function a question; it grows with the questions and not in depth",
     "infra/objectstore/s3.py": "one implementation of one contract",

@@ -1,24 +1,25 @@
-"""The guard at the edge: reads the last good snapshot of the group, measures, decides, writes it down.
+"""Runs the guard: reads the last good snapshot of the group, measures, decides, and records the
+verdict.
 
-`facts["guard"]` holds verdict, reasons, features, the snapshot it was compared with, and the values of the
-group's last runs: one read back tells the whole past. An anomalous snapshot is never compared with: the next
-run is again held against the last good one, until a person accepts the change (`backup run --accept WHY`).
+`facts["guard"]` holds verdict, reasons, features, the snapshot it was compared with, and the values
+of the group's last runs, so reading one snapshot gives the whole history. An anomalous snapshot is
+never used for comparison: the next run is again compared with the last good one, until a person
+accepts the change (`backup run --accept WHY`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from backup.bucket import CURRENT_BYTES
-from backup.bucket import KIND as BUCKET
-from backup.guard import change, listing, verdict
-from backup.guard.heads import Heads
-from backup.guard.said import FACT, group, verdict_of
-from backup.guard.verdict import Features, Judgement, Verdict
-from backup.index import Catalogue
-from backup.reader import Reader
-from backup.repository import Repository
-from backup.snapshot import Content, Snapshot
+from backup.format.facts import BUCKET, CURRENT_BYTES, FACT, Verdict, group, verdict_of
+from backup.format.snapshot import Content, Snapshot
+from backup.guard import features as feature_set
+from backup.guard import listing_diff, rules
+from backup.guard.magic import MagicCheck
+from backup.guard.rules import Features, Judgement
+from backup.index.blob_index import BlobIndex
+from backup.repository.reader import Reader
+from backup.repository.repository import Repository
 from zaibei.kernel.errors import ZaibeiError
 from zaibei.kernel.log import logger
 
@@ -36,10 +37,14 @@ class Baseline:
     past: tuple[Mapping[str, float], ...]
 
 
-def judging(*, accept: str = "") -> "Callable[[Repository, Catalogue, Content, Heads], Content]":
+def judging(
+    *, accept: str = ""
+) -> "Callable[[Repository, BlobIndex, Content, MagicCheck], Content]":
     """`accept`: why a person says that this change is meant; then it is the new last good one."""
 
-    def judged(repo: Repository, catalogue: Catalogue, content: Content, heads: Heads) -> Content:
+    def judged(
+        repo: Repository, catalogue: BlobIndex, content: Content, heads: MagicCheck
+    ) -> Content:
         try:
             told = _judged(repo, catalogue, content, heads, accept)
         except Exception as bad:  # noqa: BLE001 — an error of the guard must never cost a backup
@@ -72,7 +77,7 @@ def baseline(repo: Repository, content: Content) -> Baseline | None:
             wanted = told.get("baseline") or 0
             continue
         past = tuple(p for p in told.get("past", ()) if isinstance(p, dict))
-        seen = verdict.features_of(told["features"])
+        seen = rules.features_of(told["features"])
         entries, size_bytes = visible(one.content)
         seen = replace(seen, entries=entries, size_bytes=size_bytes)
         return Baseline(snapshot=one, features=seen, past=past)
@@ -80,7 +85,7 @@ def baseline(repo: Repository, content: Content) -> Baseline | None:
 
 
 def _judged(
-    repo: Repository, catalogue: Catalogue, content: Content, heads: Heads, accept: str
+    repo: Repository, catalogue: BlobIndex, content: Content, heads: MagicCheck, accept: str
 ) -> dict[str, Any]:
     try:
         last = baseline(repo, content)
@@ -90,18 +95,18 @@ def _judged(
         why = f"the last good snapshot cannot be read: {bad.message}"[:_REASON_CHARS]
         return {"verdict": Verdict.UNKNOWN.value, "reasons": [why]}
     past = last.past if last else ()
-    found = verdict.judge(now, past, compared=last is not None)
+    found = rules.judge(now, past, compared=last is not None)
     if accept and found.verdict is Verdict.ANOMALOUS:
         now = replace(now, struck_carried=0.0)
         found = Judgement(verdict=Verdict.CLEAN, reasons=found.reasons, values={})
     anomalous = found.verdict is Verdict.ANOMALOUS
     # A run that is anomalous, accepted or the first says nothing about what is usual.
     usual = last is not None and not anomalous and found.values
-    grown = (*past, dict(found.values))[-verdict.HISTORY_MAX :] if usual else past
+    grown = (*past, dict(found.values))[-rules.HISTORY_MAX :] if usual else past
     return {
         "verdict": found.verdict.value,
         "reasons": list(found.reasons),
-        "features": verdict.plain(now),
+        "features": rules.plain(now),
         "baseline": last.snapshot.sequence if last else None,
         "past": [dict(p) for p in grown],
         **({"accepted": accept} if accept else {}),
@@ -110,22 +115,22 @@ def _judged(
 
 def _features(
     repo: Repository,
-    catalogue: Catalogue,
+    catalogue: BlobIndex,
     content: Content,
-    heads: Heads,
+    heads: MagicCheck,
     last: Baseline | None,
 ) -> Features:
     # Not closed: its threads were never started, and the catalogue is the writer's.
     reader = Reader(repo, catalogue)
     old = last.snapshot.content.tree if last else ()
-    found = listing.differences(
+    found = listing_diff.differences(
         old,
         content.tree,
         reader.read,
         entries=max(content.entries, last.snapshot.content.entries if last else 0),
     )
     entries, size_bytes = visible(content)
-    return change.features(
+    return feature_set.features(
         found,
         catalogue,
         heads,

@@ -1,7 +1,8 @@
-"""A running room masked in place, then searched. Until this returns nobody else may connect.
+"""Masks a running clean room in place, then searches it for leaks. Until this returns nobody else
+may connect.
 
-Each table is written anew afterwards: an UPDATE leaves the old row in its page, and statistics keep samples. Whatever goes
-wrong is raised, and then the room is never opened.
+Each table is rewritten afterwards: an UPDATE leaves the old row in its page, and statistics keep
+samples. Any error is raised, and then the room is never opened.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,12 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from backup.compare import databases
-from backup.mask import survivors as proof
-from backup.mask.authorise import Authorisation
-from backup.mask.forms import Forms, Found, fold
+from backup.mask import leak_check as proof
+from backup.mask.authorisation import Authorisation
+from backup.mask.maskers import Forms, Found, fold
 from backup.mask.policy import CATALOGUE, RULES, Column, Decision, Rule, Treatment, decide
-from backup.mask.settle import DsnFor, forget_the_log, settle
+from backup.mask.rebuild import DsnFor, forget_the_log, settle
+from infra.postgres.server import databases
 from zaibei.kernel.errors import Damage, Refused
 from zaibei.kernel.progress import Progress
 

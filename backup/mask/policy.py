@@ -1,7 +1,8 @@
-"""Which column holds what, and so what becomes of it. Pure; what nobody has classified is never let through.
+"""Decides how each column is masked. Pure. A column that is not classified is never let through.
 
-Grades come from the database's own catalogue: a table that is said to hold personal data must have a rule for each
-of its columns that could hold it, and a table that the catalogue does not know is treated as if it did.
+Grades come from the database's own catalogue: a table that is said to hold personal data must have
+a rule for each of its columns that could hold it, and a table that the catalogue does not know is
+treated as if it did.
 """
 
 import re

@@ -1,8 +1,8 @@
-"""When a job's slots are. Instants in UTC, whatever the clocks on the wall do.
+"""Computes when a job's slots are: instants in UTC, whatever the wall clocks do.
 
-An interval counts from the epoch, so every host has the same slots. A cron line counts in its zone: an hour
-that does not exist in spring is made good an hour later, and of an hour that comes twice in autumn a line with
-a fixed hour takes the first; one that runs every hour takes both.
+An interval counts from the epoch, so every host has the same slots. A cron line counts in its zone:
+an hour that does not exist in spring is made up an hour later, and of an hour that comes twice in
+autumn a line with a fixed hour takes the first; one that runs every hour takes both.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""What is due now? A pure decision over jobs, what was decided before, and the time.
+"""Decides what is due from jobs, past decisions and the time. Pure.
 
-Of the slots that passed while nobody was there, one run is made, for the newest; the others are written down
-as missed. A clock that went back repeats nothing; a clock that was far ahead and came back is not waited for.
+Of the slots that passed while the scheduler was down one run is made, for the newest; the others
+are recorded as missed. A clock that went back repeats nothing; a clock that was far ahead and came
+back is not waited for.
 """
 
 from collections.abc import Mapping, Sequence

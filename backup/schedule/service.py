@@ -1,7 +1,7 @@
-"""The loop: plan, start what is due, look after what runs, write down what came of it.
+"""The scheduler's loop: plan, start what is due, supervise what runs, record how it ended.
 
-Each run is a process of its own, so that a time-out can end it and its death is not ours. Nothing here
-knows how to back up: `Runner` starts a slot and tells how it ended.
+Each run is a process of its own, so that a time-out can end it and its death does not end the
+scheduler. Nothing here knows how to back up: `Runner` starts a slot and reports how it ended.
 """
 
 import json
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import IO, Any, Final, Literal, Protocol
 
 from backup.schedule import plan, state
-from backup.schedule.perform import Outcome
+from backup.schedule.execute import Outcome
 from backup.schedule.plan import Due, State
 from zaibei.kernel import environment, process
 from zaibei.kernel.clock import Clock

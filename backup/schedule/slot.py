@@ -1,16 +1,17 @@
-"""One slot, one snapshot: whoever commits asks the vault whether somebody already has.
+"""Guarantees one snapshot a slot: before a commit the vault is asked whether it has one already.
 
-Snapshots are numbered and a number is created once, so the answer holds until our own commit or is asked
-again: two hosts, or a worker that was thought dead and was not, end with one snapshot in each vault.
+Snapshots are numbered and a number is created once, so the answer holds until our own commit or is
+asked again: two hosts, or a worker that was wrongly thought dead, end with one snapshot in each
+vault.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from backup.repository import Repository
-from backup.snapshot import Content, Snapshot
-from backup.writer import Fence
+from backup.format.snapshot import Content, Snapshot
+from backup.repository.repository import Repository
+from backup.writer.writer import Fence
 from zaibei.kernel.errors import Refused
 
 FACT: Final = "schedule"

@@ -1,7 +1,7 @@
-"""Jobs and what was decided of them, on the disk of the host that runs them.
+"""Jobs and past decisions, on the disk of the host that runs them.
 
-`backup/schedule/jobs.json` is changed by people, `states.json` by the scheduler; each is replaced whole. A
-state that is lost costs nothing twice: the vault knows which slots have a snapshot.
+`backup/schedule/jobs.json` is changed by people, `states.json` by the scheduler; each is replaced
+whole. Losing the state costs no second backup: the vault knows which slots have a snapshot.
 """
 
 import fcntl
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from backup import status
-from backup.conninfo import without_secrets
-from backup.place import all_distinct, without_login
+from backup.locations.conninfo import without_secrets
+from backup.locations.urls import all_distinct, without_login
 from backup.schedule import calendar, model, plan
 from backup.schedule.model import Job
 from backup.schedule.plan import Note, State

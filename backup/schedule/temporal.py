@@ -1,8 +1,9 @@
-"""The jobs beyond one machine: schedules in Temporal, workers beside the data.
+"""The same jobs on many machines: schedules in Temporal, workers beside the data.
 
-Temporal sees to it that a slot is started, that a dead worker's slot goes to another, and that everybody can
-see it. That the slot gets one snapshot is still the vault's (`slot.fence`): a worker that was thought dead and
-comes back late is refused at its commit. asyncio only here: it is how the SDK's client speaks.
+Temporal starts each slot, gives a dead worker's slot to another, and shows both. That a slot gets
+one snapshot is still guaranteed by the vault (`backup.schedule.slot.fence`): a worker that was
+thought dead and comes back late is refused at its commit. asyncio only here: it is how the SDK's
+client works.
 """
 
 import asyncio
@@ -35,10 +36,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, TLSConfig
 from temporalio.worker import Worker
 
-from backup.conninfo import without_secrets
+from backup.locations.conninfo import without_secrets
 from backup.schedule import model
+from backup.schedule.execute import Opened, Outcome, Standby, perform
 from backup.schedule.model import Job
-from backup.schedule.perform import Opened, Outcome, Standby, perform
 from backup.schedule.slot import Slot
 from backup.schedule.workflow import ACTIVITY, NAME, BackupSlot
 from zaibei.kernel.clock import Clock

@@ -1,6 +1,6 @@
 """One slot of one job as a Temporal workflow. Deterministic: it names an activity and waits.
 
-Imports nothing of ours: the sandbox loads this module anew for every workflow.
+Imports nothing of ours: Temporal's sandbox reloads this module for every workflow.
 """
 
 from datetime import datetime, timedelta

@@ -21,9 +21,10 @@ from typing import Any
 
 import orjson
 
-from failover.clients.doors import Door, Doors
-from failover.clients.rows import TimeOuts, session, tls, write
-from failover.ledger import Intent, Kind, Ledger, Op, Outcome
+from failover.clients.endpoints import Door, Doors
+from failover.clients.row_write import TimeOuts, session, tls, write
+from failover.ledger.format import Intent, Kind, Op, Outcome
+from failover.ledger.writer import Ledger
 from zaibei.kernel.clock import Clock
 from zaibei.kernel.errors import Invalid, Usage
 

@@ -105,7 +105,7 @@ def play(
         late = True
     finally:
         process.end(child)
-        process.end_escaped()
+        process.end_escaped(child)
     took = clock.monotonic() - start
     if late:
         raise ToolFailed(f"{playbook.name}: not done after {took:.0f} s", hint=f"see {private}")

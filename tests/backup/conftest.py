@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backup.keys import Kdf
-from backup.repository import Repository, create_repository
+from backup.crypto.keyring import Kdf
+from backup.repository.init import create_repository
+from backup.repository.repository import Repository
 from infra.objectstore.memory import MemoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.state import ENV

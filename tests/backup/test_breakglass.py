@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from backup import anew, escrow, membership, rotation
-from backup.fanout import Fanout
-from backup.job import run_files
-from backup.keys import Kdf
-from backup.recipients import Identity
-from backup.repository import Repository, create_repository, open_repository
-from backup.seal import Kind, open_whole
-from backup.snapshot import Content
-from backup.tree import Node, Type
-from backup.wal import Archive
-from backup.writer import Writer
+from backup.crypto import escrow
+from backup.crypto.identity import Identity
+from backup.crypto.keyring import Kdf
+from backup.crypto.seal import Kind, open_whole
+from backup.format.snapshot import Content
+from backup.format.tree import Node, Type
+from backup.keys import recipients, reseal, rotation
+from backup.repository.init import create_repository
+from backup.repository.repository import Repository, open_repository
+from backup.run import run_files
+from backup.sources.fanout import Fanout
+from backup.wal.archive import Archive
+from backup.writer.writer import Writer
 from infra.objectstore.directory import DirectoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.progress import Silent
@@ -131,7 +133,7 @@ def test_what_others_left_in_the_vault_stops_it_nowhere(
     vault = tmp_path / "vault"
     repo = living("intl", vault, clock)
     put(repo, source)
-    assert anew.seal_anew(rotation.begin(repo, why="test", kdf=FAST).repository, Silent()).done
+    assert reseal.reseal_all(rotation.begin(repo, why="test", kdf=FAST).repository, Silent()).done
     for folder in (
         "",
         "keys",
@@ -161,7 +163,7 @@ def test_after_a_rotation_a_passphrase_and_a_private_key_still_open_it(
     vault = tmp_path / "vault"
     repo = living(suite, vault, clock)
     mine = Identity.new(curve)
-    membership.add_key(repo, curve=curve, public=mine.public, name="li")
+    recipients.add_key(repo, curve=curve, public=mine.public, name="li")
     put(repo, source)
     Archive(repo, 7).put(b"log" * 100, epoch=1, timeline=1, segment=3)
     newer = rotation.begin(repo, why="a laptop is gone", kdf=FAST).repository
@@ -172,7 +174,7 @@ def test_after_a_rotation_a_passphrase_and_a_private_key_still_open_it(
         said = reader(vault, target, secret=secret)
         assert (said.returncode, said.stderr) == (0, "")
         same(target / source.name, source)
-    assert anew.seal_anew(newer, Silent(), rng=random.Random(3)).done
+    assert reseal.reseal_all(newer, Silent(), rng=random.Random(3)).done
     newer.store.remove("snapshots/0000000001")  # as the garbage collection will
     (source / "second").unlink()
     said = reader(vault, tmp_path / "late", "1", secret="open sesame")
@@ -184,7 +186,7 @@ def test_after_a_rotation_a_passphrase_and_a_private_key_still_open_it(
 def test_words_of_the_escrow_open_it(source: Path, tmp_path: Path, clock: SimClock) -> None:
     vault = tmp_path / "vault"
     repo = living("intl", vault, clock)
-    words = membership.add_escrow(repo, threshold=2, shares=3, name="safe")
+    words = recipients.add_escrow(repo, threshold=2, shares=3, name="safe")
     put(repo, source)
     private = escrow.join([words[2], words[0]])
     said = reader(vault, tmp_path / "t", secret=private.hex())

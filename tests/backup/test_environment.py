@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from infra.objectstore.loopback import LoopbackSite, loopback
+from infra.lab.loopback_store import LoopbackSite, loopback
 from infra.objectstore.s3 import connect
 from zaibei.kernel import environment
 from zaibei.kernel.clock import SystemClock

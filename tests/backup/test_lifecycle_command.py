@@ -12,18 +12,21 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from backup import rotation, snapshot
-from backup.anew import seal_anew
-from backup.job import run_files
-from backup.keys import Kdf
-from backup.reader import Reader
-from backup.repository import Repository, create_repository
-from backup.snapshot import key_of
-from backup.vaults import open_url
-from backup.verify import Level, verify
+from backup.crypto.keyring import Kdf
+from backup.format import snapshot
+from backup.format.snapshot import key_of
+from backup.integrity.verify import verify
+from backup.keys import rotation
+from backup.keys.reseal import reseal_all
+from backup.locations.urls import open_url
+from backup.repository.init import create_repository
+from backup.repository.reader import Reader
+from backup.repository.repository import Repository
+from backup.run import run_files
+from backup.writer.pack_health import Level
+from infra.lab.loopback_store import LoopbackSite, loopback
 from infra.objectstore import buckets
 from infra.objectstore.directory import DirectoryStore
-from infra.objectstore.loopback import LoopbackSite, loopback
 from infra.objectstore.s3 import open_store
 from zaibei.cli.backup import app
 from zaibei.kernel.clock import SystemClock
@@ -72,7 +75,7 @@ class Vaults:
     def lose_a_pack(self) -> None:
         with Reader(self.b) as reader:
             node = next(n for n in reader.nodes(self.b.find("3")) if n.path == b"source/changes")
-            pack = reader.catalogue.places(node.blobs[0])[0].pack
+            pack = reader.catalogue.locations(node.blobs[0])[0].pack
         self.b.store.remove(f"packs/{pack[:2]}/{pack}")
 
     def sound(self) -> bool:
@@ -227,7 +230,7 @@ def test_repair_names_what_is_lost_and_ends_with_1(vaults: Vaults) -> None:
 
 def test_repair_clears_a_damaged_copy_of_a_rotation_out_of_its_way(vaults: Vaults) -> None:
     new = rotation.begin(vaults.b, why="test").repository
-    assert seal_anew(new, Silent()).done
+    assert reseal_all(new, Silent()).done
     key = snapshot.resealed_key(2, key_of(2))
     file = vaults.base / "b" / key
     file.chmod(0o600)
@@ -250,7 +253,7 @@ def test_a_damaged_snapshot_that_a_copy_of_a_rotation_holds_is_not_stated_lost(
     vaults: Vaults,
 ) -> None:
     new = rotation.begin(vaults.b, why="test").repository
-    assert seal_anew(new, Silent()).done
+    assert reseal_all(new, Silent()).done
     file = vaults.base / "b" / key_of(2)
     file.chmod(0o600)
     file.write_bytes(b"not what was signed")

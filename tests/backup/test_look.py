@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from backup.job import run_files
-from backup.keys import Kdf
-from backup.pack import key_of
-from backup.repository import Repository, create_repository
+from backup.crypto.keyring import Kdf
+from backup.format.pack import key_of
+from backup.repository.init import create_repository
+from backup.repository.repository import Repository
+from backup.run import run_files
 from infra.objectstore.directory import DirectoryStore
 from zaibei.cli.backup import app
 from zaibei.cli.backup.look import table

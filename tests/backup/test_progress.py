@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backup.files import backup_files
-from backup.repository import Repository
-from backup.writer import Writer
+from backup.repository.repository import Repository
+from backup.sources.files import backup_files
+from backup.writer.writer import Writer
 from zaibei.cli import console
 from zaibei.kernel.clock import SimClock
 

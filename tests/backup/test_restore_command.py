@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from backup.keys import Kdf
-from backup.reader import Reader
-from backup.repository import Repository, create_repository
+from backup.crypto.keyring import Kdf
+from backup.repository.init import create_repository
+from backup.repository.reader import Reader
+from backup.repository.repository import Repository
 from infra.objectstore.directory import DirectoryStore
 from zaibei.cli.backup import app
 from zaibei.kernel.clock import SystemClock
@@ -63,7 +64,7 @@ def damage(vault: Repository) -> None:
     """A pack of data is gone."""
     with Reader(vault) as reader:
         node = next(n for n in reader.nodes(vault.find("latest")) if n.blobs)
-        pack = reader.catalogue.places(node.blobs[0])[0].pack
+        pack = reader.catalogue.locations(node.blobs[0])[0].pack
     vault.store.remove(f"packs/{pack[:2]}/{pack}")
 
 

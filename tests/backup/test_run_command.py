@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from backup import status
-from backup.conninfo import SECRETS, without_secrets
-from backup.job import run_postgres
-from backup.keys import Kdf
-from backup.place import all_distinct, place_of
-from backup.repository import Repository, create_repository
+from backup.crypto.keyring import Kdf
+from backup.locations.conninfo import SECRETS, without_secrets
+from backup.locations.urls import all_distinct, place_of
+from backup.repository.init import create_repository
+from backup.repository.repository import Repository
+from backup.run import run_postgres
 from infra.objectstore.directory import DirectoryStore
 from zaibei.cli.backup import app
 from zaibei.kernel.clock import SystemClock

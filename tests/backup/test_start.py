@@ -22,14 +22,14 @@ def test_the_command_and_the_opening_of_a_repository_load_nothing_heavy() -> Non
     found = loaded(
         "from zaibei.cli.main import build",
         "build(['backup'])",
-        "import backup.repository, backup.vaults",
+        "import backup.repository.repository, backup.locations.stack",
     )
     assert "zaibei.cli.backup.run" in found, "a test that loads nothing passes for ever"
     assert not found & HEAVY
 
 
 def test_a_run_over_files_loads_no_driver_of_databases_or_stores() -> None:
-    found = loaded("import backup.job, backup.files")
+    found = loaded("import backup.run, backup.sources.files")
     assert "numpy" in found, "the index stands on it, and it comes while a key is derived"
     assert not found & (HEAVY - {"numpy"})
 

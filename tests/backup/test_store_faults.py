@@ -12,13 +12,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backup.job import run_files
-from backup.keys import Kdf
-from backup.reader import Reader
-from backup.repository import Repository, create_repository
-from backup.restore import restore_files
-from backup.snapshot import key_of
-from backup.verify import Level, verify
+from backup.crypto.keyring import Kdf
+from backup.format.snapshot import key_of
+from backup.integrity.verify import verify
+from backup.repository.init import create_repository
+from backup.repository.reader import Reader
+from backup.repository.repository import Repository
+from backup.restore.files import restore_files
+from backup.run import run_files
+from backup.writer.pack_health import Level
 from infra.objectstore.contract import Locked, NotThere
 from infra.objectstore.memory import LATE_CALLS, Fault, MemoryStore
 from zaibei.kernel.clock import SimClock

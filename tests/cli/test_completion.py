@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backup.keys import Kdf
-from backup.repository import create_repository
+from backup.crypto.keyring import Kdf
+from backup.repository.init import create_repository
 from infra.objectstore.directory import DirectoryStore
 from zaibei.kernel.clock import SimClock
 from zaibei.kernel.state import ENV

@@ -10,15 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from backup import job
-from failover import outcome, scenario
-from failover.aftermath import Point, Restored, Returned
-from failover.check import check
-from failover.control import ControlResult
-from failover.drill import Asked, Run, _judge
-from failover.ledger import Ending, Kind, Op, Outcome
+from backup import run as backup_run
+from failover import scenario, statements
+from failover.checker import check
+from failover.control.negative_control import ControlResult
+from failover.drill import _judge
+from failover.ledger.format import Kind, Op, Outcome
+from failover.ledger.reader import Ending
 from failover.measure import Observation, measure, series
-from failover.observe import Watch
+from failover.observer import Watch
+from failover.record import Asked, Point, Restored, Returned, Run
 from failover.required import required
 from failover.verdict import Verdict, ledger_whole
 from infra.faults.model import Injected
@@ -163,7 +164,7 @@ def run(
         folder=folder, lab=plan(declared, folder), access=at, objective=objective,
         required=required(chosen, declared), clock=clock, progress=Silent(),
         started_at="2026-11-22T04:17:30.000Z", writer=production, survivor=same, remote=remote,
-        backup=job.Run(kind="postgres", took=timedelta(seconds=8), outcomes=()),
+        backup=backup_run.Run(kind="postgres", took=timedelta(seconds=8), outcomes=()),
         point=Point(name=f"zaibei-{DRILL}", lsn="0/5000060", before_s=FAULT_S - 2.2, after_s=FAULT_S - 2.1),
         injected=Injected(fault_id="f", fault=fault, begun_s=FAULT_S - 0.4, acknowledged_s=FAULT_S,
                           proof="0 processes, disk shut down without flushing, port closed"),
@@ -204,7 +205,7 @@ def told(made: Run) -> tuple[Verdict, dict[str, Any]]:
     """The verdict, and the drill's JSON."""
     verdict = _judge(made)
     ops = writes((made.measures.rto_first or timedelta()).total_seconds()) if made.measures else []
-    return verdict, outcome.result(made, verdict, [], series=series(ops, fault_s=FAULT_S))
+    return verdict, statements.result(made, verdict, [], series=series(ops, fault_s=FAULT_S))
 
 
 def access(declared: Stack, folder: Path) -> StackAccess:
@@ -225,7 +226,7 @@ def access(declared: Stack, folder: Path) -> StackAccess:
 
 
 def _arm() -> Any:
-    from failover.control import Arm  # noqa: PLC0415
+    from failover.control.negative_control import Arm  # noqa: PLC0415
     from failover.verdict import Ruling  # noqa: PLC0415
 
     ops = writes(0.0)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from failover.check import NAMED_MAX, Findings, check
-from failover.ledger import Kind, Op, Outcome
+from failover.checker import NAMED_MAX, Findings, check
+from failover.ledger.format import Kind, Op, Outcome
 from zaibei.kernel.errors import Damage
 
 

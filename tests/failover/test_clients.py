@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from failover.clients import Door, Limits, Rates, Traffic
-from failover.clients.answer import Attempt, broken, classify, together
-from failover.clients.doors import Doors
-from failover.clients.rows import Answer, TimeOuts, session, tls, write
-from failover.ledger import Kind, Ledger, Op, Outcome, Reader
+from failover.clients.classify import Attempt, broken, classify, together
+from failover.clients.endpoints import Doors
+from failover.clients.row_write import Answer, TimeOuts, session, tls, write
+from failover.ledger.format import Kind, Op, Outcome
+from failover.ledger.reader import Reader
+from failover.ledger.writer import Ledger
 from failover.verdict import ledger_whole
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Invalid, Usage

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from failover import control
-from failover.control import Arm, run_control
-from failover.ledger import Reader
+from failover.control import members, negative_control
+from failover.control.negative_control import Arm, run_control
+from failover.ledger.reader import Reader
 from failover.verdict import Ruling, ledger_whole
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.progress import Silent
@@ -45,27 +45,29 @@ def test_the_checker_condemns_the_sabotaged_pair_and_acquits_the_honest_one(
 
 
 def _a_blind_checker_is_caught(arm: Arm, made: int) -> None:
-    assert control._condemned(arm, made)
+    assert negative_control._condemned(arm, made)
     seen = arm.findings
     no_loss = replace(seen, rows=replace(seen.rows, lost=0))
     some_loss = replace(seen, rows=replace(seen.rows, lost=made - 1))
     for blind in (no_loss, some_loss, replace(seen, overlap=0)):
-        assert not control._condemned(replace(arm, findings=blind), made)
+        assert not negative_control._condemned(replace(arm, findings=blind), made)
     passed = replace(arm.verdict, ruling=Ruling.PASS)
-    assert not control._condemned(replace(arm, verdict=passed), made)
-    assert not control._condemned(arm, 0), "nothing was sabotaged, so nothing was shown"
+    assert not negative_control._condemned(replace(arm, verdict=passed), made)
+    assert not negative_control._condemned(arm, 0), "nothing was sabotaged, so nothing was shown"
 
 
 def _a_checker_that_cries_wolf_is_caught(arm: Arm) -> None:
-    assert control._acquitted(arm)
+    assert negative_control._acquitted(arm)
     for ruling in (Ruling.FAIL, Ruling.INVALID):
-        assert not control._acquitted(replace(arm, verdict=replace(arm.verdict, ruling=ruling)))
+        assert not negative_control._acquitted(
+            replace(arm, verdict=replace(arm.verdict, ruling=ruling))
+        )
 
 
 def test_a_control_that_could_not_run_is_not_a_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "_BIN", tmp_path / "nowhere")
+    monkeypatch.setattr(members, "_BIN", tmp_path / "nowhere")
 
     result = run_control(tmp_path, SystemClock(), 7, Silent())
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from failover import aftermath, announced, harm, recovery, scenario
-from failover.clients.alone import Clients
+from failover import announced, failback, harm, recovery, scenario
+from failover.clients.process import Clients
 from failover.clients.traffic import Counts
-from failover.drill import Run, _put_on_record
-from failover.ledger import Ledger
+from failover.drill import _put_on_record
+from failover.ledger.writer import Ledger
+from failover.record import Run
 from failover.verdict import Ruling
 from loadtest.run import Surge
 from tests.failover import drills
@@ -197,7 +198,7 @@ def test_a_return_that_fails_takes_nothing_away_from_what_was_measured(
         raise OSError(5, "Input/output error", "/var/lib/zaibei/lab/sites/site-a/disk")
 
     assert made.late("return", no_power) is None
-    made.returned = aftermath.not_returned(made, made.trouble["return"], 0.0)
+    made.returned = failback.not_returned(made, made.trouble["return"], 0.0)
     evidence = Evidence.open(default_dir(), made.clock)
     (made.folder / "artefacts").mkdir()
     files = announced.announce(made, made.folder / "artefacts")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from backup import status
-from failover.ground import why_no_recent_backup
+from failover.steady_state import why_no_recent_backup
 from zaibei import config
 from zaibei.config.model import Stack
 from zaibei.kernel.clock import SimClock

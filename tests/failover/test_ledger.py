@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from failover.ledger import Ending, Intent, Kind, Ledger, Op, Outcome, Reader
+from failover.ledger.format import Intent, Kind, Op, Outcome
+from failover.ledger.reader import Ending, Reader
+from failover.ledger.writer import Ledger
 from failover.verdict import Ruling, ledger_whole
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Damage, Invalid, Usage
@@ -250,7 +252,8 @@ def test_a_disk_that_failed_stays_failed_and_nothing_counts(tmp_path: Path) -> N
 _WRITER = """
 import sys
 from pathlib import Path
-from failover.ledger import Intent, Kind, Ledger, Outcome
+from failover.ledger.format import Intent, Kind, Outcome
+from failover.ledger.writer import Ledger
 from zaibei.kernel.clock import SystemClock
 
 ledger = Ledger.create(Path(sys.argv[1]), drill="d", clock=SystemClock())

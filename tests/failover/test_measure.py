@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from failover.check import check
-from failover.ledger import Kind, Op, Outcome
+from failover.checker import check
+from failover.ledger.format import Kind, Op, Outcome
 from failover.measure import (
     Measures,
     Observation,

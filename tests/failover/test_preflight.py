@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from failover import preflight
-from failover.control import _members
+from failover.control.members import _members
 from failover.preflight import Finding, State, demand, not_durable, why_too_full
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Missing, Refused, Usage

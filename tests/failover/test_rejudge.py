@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from failover import announced, outcome, raw, scenario, who
-from failover.check import check
-from failover.drill import Asked, Run
-from failover.ledger import Intent, Kind, Ledger, Outcome, Reader
+from failover import announced, raw, scenario, statements, who
+from failover.checker import check
+from failover.ledger.format import Intent, Kind, Outcome
+from failover.ledger.reader import Reader
+from failover.ledger.writer import Ledger
 from failover.measure import measure, series
-from failover.observe import Watch
+from failover.observer import Watch
+from failover.record import Asked, Run
 from failover.rejudge import Rejudged, rejudge
 from failover.required import required
 from failover.verdict import Ruling, bounds_of, judge, ledger_whole
@@ -149,9 +151,9 @@ def measured(root: Path) -> Made:
         host_cpu_some_pct=12.5, bounds=bounds_of(run.objective),
     )  # fmt: skip
     assert verdict.ruling is Ruling.PASS, verdict.reasons
-    named = outcome.artefacts(run, artefacts)
+    named = statements.artefacts(run, artefacts)
     seconds = list(series(Reader(run.ledger_file).ops(), fault_s=FAULT_S))
-    result = outcome.result(run, verdict, named, series=seconds)
+    result = statements.result(run, verdict, named, series=seconds)
     result["negative_control"]["condemned"] = True
     return Made(root, run, result, intent, artefacts, files)
 

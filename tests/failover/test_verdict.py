@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from failover.check import Findings, Tally
-from failover.ledger import Ending
+from failover.checker import Findings, Tally
+from failover.ledger.reader import Ending
 from failover.measure import Lag, Measures, Spread
 from failover.verdict import Bounds, CheckResult, Ruling, Verdict, judge, ledger_whole
 from zaibei.config.model import Hazard, Objective

@@ -21,37 +21,34 @@ from typing import Any
 
 import rfc8785
 
-from backup import (
+from backup.crypto import escrow, identity, keyring, seal, signed
+from backup.crypto.host_key import HostKey
+from backup.crypto.seal import Kind
+from backup.crypto.suite import suite
+from backup.crypto.trust import KeyEpoch, Settled
+from backup.format import (
     blob,
-    epochs,
-    escrow,
-    forgotten,
-    index,
-    keyfile,
-    keys,
-    marks,
+    chain_link,
+    epoch,
+    forget_statement,
+    mark,
     pack,
-    recipients,
-    rotation,
-    seal,
-    signed,
+    recipient,
     snapshot,
     tree,
-    wal,
+    wal_segment,
 )
-from backup.authority import Reign, Settled
-from backup.host import HostKey
+from backup.format.snapshot import Content
+from backup.index import segment
+from backup.keys import rotation
 from backup.mask import policy
-from backup.room import Target
-from backup.route import parse_history
+from backup.postgres.recovery_target import Target
 from backup.schedule import model
-from backup.seal import Kind
-from backup.snapshot import Content
-from backup.suite import suite
-from backup.walk import Rules
+from backup.sources.walk import Rules
+from backup.wal.timelines import parse_history
 from zaibei.kernel.errors import ZaibeiError
 
-RING = keys.Keyring.of_root(bytes(range(32)), suite=suite("intl"), repository=bytes(16))
+RING = keyring.Keyring.of_root(bytes(range(32)), suite=suite("intl"), repository=bytes(16))
 _NOW = datetime(2026, 11, 22, tzinfo=UTC)
 _NODE = tree.Node(
     path="人口/表".encode(), type=tree.Type.FILE, mode=0o640, mtime_ns=1, blobs=(bytes(32),)
@@ -69,9 +66,9 @@ _CONTENT = Content(
     complete=True,
     facts={"system_identifier": "7300000000000000001"},
 )
-_FORGOTTEN = forgotten.Statement(
+_FORGOTTEN = forget_statement.Statement(
     number=1,
-    snapshots=(forgotten.Link(sequence=1, digest="00" * 32, previous=None),),
+    snapshots=(chain_link.Link(sequence=1, digest="00" * 32, previous=None),),
     kept=(),
     why="x",
     at="2026-11-22",
@@ -98,13 +95,13 @@ def _segment_plain() -> bytes:
     sealed_pack = _pack()
     name = RING.suite.digest(sealed_pack)
     entries = pack.read_trailer(RING, name, sealed_pack)
-    _, sealed = index.encode_segment(RING, [index.Held(name, len(sealed_pack), entries)])
+    _, sealed = segment.encode_segment(RING, [segment.PackEntries(name, len(sealed_pack), entries)])
     return seal.open_whole(RING, Kind.INDEX, "index", sealed)
 
 
 def _segment(plain: bytes) -> object:
     sealed = seal.seal_whole(RING, Kind.INDEX, "index", plain)
-    return index.decode_segment(RING, RING.suite.digest(sealed), sealed)
+    return segment.decode_segment(RING, RING.suite.digest(sealed), sealed)
 
 
 def _snapshot_text() -> bytes:
@@ -146,7 +143,7 @@ def _key(text: bytes) -> object:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return recipients.unwrap(body, "x", suite=RING.suite) if isinstance(body, dict) else None
+    return recipient.unwrap(body, "x", suite=RING.suite) if isinstance(body, dict) else None
 
 
 def _body_of(document: bytes) -> bytes:
@@ -158,16 +155,18 @@ def _text(parse: Callable[[str], object]) -> Callable[[bytes], object]:
 
 
 def _wal_payload(plain: bytes) -> object:
-    encoding, _, raw, stored = wal._PAYLOAD.unpack_from(plain.ljust(13, b"\0"))
-    return blob.decode(encoding, plain[13 : 13 + stored], raw_bytes=raw, bound=wal.SEGMENT_BYTES)
+    encoding, _, raw, stored = wal_segment._PAYLOAD.unpack_from(plain.ljust(13, b"\0"))
+    return blob.decode(
+        encoding, plain[13 : 13 + stored], raw_bytes=raw, bound=wal_segment.SEGMENT_BYTES
+    )
 
 
-_RECIPIENT = recipients.passphrase(
+_RECIPIENT = recipient.passphrase(
     bytes(32),
     "x",
     suite=RING.suite,
     repository=RING.repository,
-    kdf=keys.Kdf(memory_kib=8, iterations=1, lanes=1),
+    kdf=keyring.Kdf(memory_kib=8, iterations=1, lanes=1),
 )
 
 
@@ -198,15 +197,15 @@ def _saved(save: Callable[[Path], None]) -> bytes:
 
 
 def _epoch(raw: bytes) -> object:
-    before = Reign(epoch=1, signer=RING.public)
-    return epochs.decode(raw, before=before, repository=RING.repository, suite=RING.suite)
+    before = KeyEpoch(epoch=1, signer=RING.public)
+    return epoch.decode(raw, before=before, repository=RING.repository, suite=RING.suite)
 
 
 def _mark(raw: bytes) -> object:
-    return marks._decode(RING, RING.suite.digest(raw), raw, _NOW)
+    return mark._decode(RING, RING.suite.digest(raw), raw, _NOW)
 
 
-_EPOCH = epochs.encode(
+_EPOCH = epoch.encode(
     RING,
     rotation._next(RING, RING.authority),
     settled=Settled(snapshots=1, statements={}),
@@ -226,19 +225,21 @@ _MARK = signed.sign(
     },
     RING.signer,
 )
-_IDENTITY = recipients.Identity(curve="x25519", private=bytes(range(1, 33)))
+_IDENTITY = identity.Identity(curve="x25519", private=bytes(range(1, 33)))
 _JOB = model.Job(name="nightly", files=("/srv",), cron="0 2 * * *", created=_NOW)
 PARSERS: dict[str, Parser] = {
     "epoch": Parser(_epoch, (_EPOCH,)),
     "epoch-body": Parser(_signed_body("epoch", _epoch), (_body_of(_EPOCH),)),
     "mark-body": Parser(_signed_body("mark", _mark), (_body_of(_MARK),)),
     "host-key": Parser(_file(HostKey.load), (_saved(HostKey.new(RING, name="web-1").save),)),
-    "identity-file": Parser(_file(keyfile.load), (_saved(lambda at: keyfile.save(_IDENTITY, at)),)),
+    "identity-file": Parser(
+        _file(identity.load), (_saved(lambda at: identity.save(_IDENTITY, at)),)
+    ),
     "shares-file": Parser(
-        _file(keyfile.load_shares),
+        _file(identity.load_shares),
         ("\n".join(escrow.split(bytes(range(1, 33)), threshold=2, shares=2)).encode(),),
     ),
-    "public-key": Parser(_text(keyfile.parse_public), (keyfile.public_text(_IDENTITY).encode(),)),
+    "public-key": Parser(_text(identity.parse_public), (identity.public_text(_IDENTITY).encode(),)),
     "exclude-rules": Parser(
         _text(lambda text: Rules.of(text.splitlines())), (b"*.tmp\n!keep\n/a/**/b",)
     ),
@@ -267,19 +268,19 @@ PARSERS: dict[str, Parser] = {
         ),
         (b"\1" + (500).to_bytes(4) + blob.encode(b"a" * 500)[1],),
     ),
-    "wal": Parser(_wal_payload, (wal._payload(b"log" * 50, 8192),)),
+    "wal": Parser(_wal_payload, (wal_segment._payload(b"log" * 50, 8192),)),
     "wal-first-page": Parser(
-        wal.system_of, (wal._HEADER.pack(0xD110, 2, 1, 0, 0, 7, 16 << 20, 8192),)
+        wal_segment.system_of, (wal_segment._HEADER.pack(0xD110, 2, 1, 0, 0, 7, 16 << 20, 8192),)
     ),
     "timeline-history": Parser(parse_history, (b"1\t0/3000028\tno recovery target\n",)),
     "target": Parser(
         _text(Target.parse), (b"latest", b"lsn=0/3000028", b"time=2026-11-22T04:00:00Z", b"name=x")
     ),
-    "lsn": Parser(_text(wal.lsn), (b"0/3000028",)),
-    "segment-name": Parser(_text(wal.parse_segment), (b"000000010000000000000003",)),
+    "lsn": Parser(_text(wal_segment.lsn), (b"0/3000028",)),
+    "segment-name": Parser(_text(wal_segment.parse_segment), (b"000000010000000000000003",)),
     "forget": Parser(
-        _signed_body("forget", lambda raw: forgotten.decode(RING, raw, number=1)),
-        (_body_of(forgotten.encode(RING, _FORGOTTEN)),),
+        _signed_body("forget", lambda raw: forget_statement.decode(RING, raw, number=1)),
+        (_body_of(forget_statement.encode(RING, _FORGOTTEN)),),
     ),
 }
 

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 
 from infra.data.loopback import PASSWORD, Loopback, postgres
 from infra.lab import identity, pki, provision
+from infra.lab.loopback_store import render
 from infra.lab.plan import PORTS, Host, LabPlan
-from infra.objectstore.loopback import render
 from zaibei.config.model import Role
 from zaibei.kernel.clock import SystemClock
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from infra.lab import identity, pki, provision
+from infra.lab.loopback_store import render
 from infra.lab.plan import Host, LabPlan
-from infra.objectstore.loopback import render
 from infra.postgres import etcd
 from infra.sites import Identity
 from monitors.probes import doors, https

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from failover.clients import rows
-from failover.clients.doors import Door, Doors
-from failover.ledger import Outcome
+from failover.clients import row_write
+from failover.clients.endpoints import Door, Doors
+from failover.ledger.format import Outcome
 from infra.objectstore import filersync, s3
 from infra.objectstore.directory import DirectoryStore
 from infra.objectstore.reread import reread
@@ -214,10 +214,10 @@ async def test_a_citizen_of_a_drill_does_not_write_where_a_door_points(
     redirecting: tuple[str, list[bytes]],
 ) -> None:
     url, asked = redirecting
-    async with rows.session(ssl.create_default_context(), pooled=False) as http:
-        answer = await rows.write(
+    async with row_write.session(ssl.create_default_context(), pooled=False) as http:
+        answer = await row_write.write(
             http, Doors([Door(site="site-a", url=url)], shun_s=1), op_id="one", body=b"{}",
-            limits=rows.TimeOuts(), now=time.monotonic,
+            limits=row_write.TimeOuts(), now=time.monotonic,
         )  # fmt: skip
     assert answer.outcome is not Outcome.OK
     assert asked == []

@@ -12,6 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from loadtest.guard import Door, NotOurs
 from loadtest.oracle import RiggedService
@@ -218,9 +220,9 @@ from pathlib import Path
 from loadtest.run import start
 from loadtest.scenario import parse
 from zaibei.kernel.clock import SystemClock
-text, url, folder = sys.argv[1:]
+text, url, folder, key = sys.argv[1:]
 surge = start(parse(Path(text).read_text(), origin=text), doors=[url], ca_file=None,
-              run_dir=Path(folder), seed=1, clock=SystemClock(), declared=())
+              run_dir=Path(folder), seed=1, clock=SystemClock(), declared=(), session_key=Path(key))
 print(surge._workers[0].process.pid, flush=True)
 surge.wait()
 """
@@ -231,8 +233,12 @@ def test_the_load_does_not_outlive_a_killed_controller(
 ) -> None:
     run_dir = tmp_path / "run"
     text = LIBRARY / "surge-during-failover.yml"
+    key = tmp_path / "session.pem"
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    made = ed25519.Ed25519PrivateKey.generate()
+    key.write_bytes(made.private_bytes(pem, pkcs8, serialization.NoEncryption()))
     controller = subprocess.Popen(
-        [sys.executable, "-P", "-c", _CONTROLLER, str(text), plain.url, str(run_dir)],
+        [sys.executable, "-P", "-c", _CONTROLLER, str(text), plain.url, str(run_dir), str(key)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import status
-from backup.receiver import WalStatus
-from backup.snapshot import Content, Snapshot
+from backup.format.snapshot import Content, Snapshot
+from backup.status import WalStatus
 from monitors.ask import Asker, ask_all
 from monitors.metrics import BY_NAME
 from monitors.pages import declared

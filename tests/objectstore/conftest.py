@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from infra.objectstore.loopback import LoopbackSite, loopback
+from infra.lab.loopback_store import LoopbackSite, loopback
 from infra.sites import Secret, StoreAccess
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.wait import wait_until

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.lab.loopback_store import LoopbackSite
 from infra.objectstore.admission import (
     Admission,
     Check,
@@ -17,7 +18,6 @@ from infra.objectstore.admission import (
     judge,
     probe,
 )
-from infra.objectstore.loopback import LoopbackSite
 from infra.sites import Secret, StoreAccess
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Refused

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.lab.loopback_store import LoopbackSite
 from infra.objectstore import converge
 from infra.objectstore.contract import VersionedStore
 from infra.objectstore.converge import Kind
-from infra.objectstore.loopback import LoopbackSite
 from infra.objectstore.memory import MemoryStore
 from infra.objectstore.reread import reread, sample
 from infra.objectstore.s3 import connect, open_store

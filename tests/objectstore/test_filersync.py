@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from infra.lab.loopback_store import LoopbackSite, loopback, render, weed
 from infra.objectstore import converge
 from infra.objectstore.filersync import STALLED_AFTER, Seen, read, why_restart
-from infra.objectstore.loopback import LoopbackSite, loopback, render, weed
 from infra.objectstore.s3 import connect, open_store
 from tests.objectstore.conftest import free_port
 from zaibei.kernel.clock import SystemClock

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 from botocore.exceptions import ClientError
 
+from infra.lab.loopback_store import LoopbackSite, weed
 from infra.objectstore import buckets
 from infra.objectstore.contract import Locked, NotThere
-from infra.objectstore.loopback import LoopbackSite, weed
 from infra.objectstore.s3 import S3Store, connect, open_store
 from zaibei.kernel.errors import Refused
 

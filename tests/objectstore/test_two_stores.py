@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from backup.trespass import MANAGED, REFUSED, Loot, Thief, attempt
+from backup.drills.trespass import MANAGED, REFUSED, Loot, Thief, attempt
 from infra.lab import identity, pki
+from infra.lab.loopback_store import LoopbackSite, loopback
 from infra.lab.plan import Host, LabPlan
-from infra.objectstore.loopback import LoopbackSite, loopback
 from infra.objectstore.s3 import connect
 from zaibei.config.model import Role
 from zaibei.kernel.clock import SystemClock

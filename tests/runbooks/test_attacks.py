@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from runbooks.engine import Engine
 from runbooks.library import BadRunbook, Source, find, library_dir, read
+from runbooks.placeholders import Declared, check_names, filled, given
 from runbooks.play import run_play
-from runbooks.values import Declared, check_names, filled, given
 from zaibei import config
 from zaibei.cli.main import app
 from zaibei.kernel.clock import SystemClock

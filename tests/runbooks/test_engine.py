@@ -17,11 +17,11 @@ import pytest
 from infra.sites import SiteAccess, StackAccess, StoreAccess, save
 from runbooks import journal as book
 from runbooks.actions import Context, action, check
-from runbooks.brief import in_short
 from runbooks.engine import Engine, NotProven
 from runbooks.journal import RunState, StepState
 from runbooks.library import Source
 from runbooks.native import FenceNotProven, site_takes_no_writes, zaibei
+from runbooks.summary import in_short
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Refused, ToolFailed, Unreachable, Usage
 from zaibei.kernel.tree import descendants

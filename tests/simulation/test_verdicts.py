@@ -5,7 +5,7 @@ A failing case prints its seed and what happened; `plan_of(seed, …)` makes the
 
 import pytest
 
-from failover.ledger import Outcome
+from failover.ledger.format import Outcome
 from failover.simulated import Simulated, harmed, passed
 from failover.verdict import Ruling
 from infra.sim.member import Sabotage

@@ -74,7 +74,8 @@ def run(
 ) -> None:
     """Inject a fault, measure client impact, and report a verdict."""
     from failover import scenario
-    from failover.drill import Asked, drill
+    from failover.drill import drill
+    from failover.record import Asked
     from zaibei.cli.choice import chosen_stack
     from zaibei.evidence import Evidence, default_dir, verify
     from zaibei.reports import drill_report

@@ -225,8 +225,8 @@ def _say_only(
     stack: Path | None,
     json: bool,
 ) -> None:
+    from runbooks.placeholders import Declared, check_names, given  # noqa: PLC0415
     from runbooks.render import page  # noqa: PLC0415
-    from runbooks.values import Declared, check_names, given  # noqa: PLC0415
 
     values = given(source.runbook, asked)
     if (declared := _stack(stack)) is not None:

@@ -41,6 +41,7 @@ OURS: Final[Mapping[str, str]] = {
 # Of the sample service, the load generator's own processes, `make`, and shell completion.
 _OTHERS_OF_OURS: Final = (
     "ZAIBEI_STARTED_BY",  # whose child this process is: `process.MARK`
+    "ZAIBEI_RUN",
     "ZAIBEI_HC_",
     "ZAIBEI_FOREIGN_",
     "ZAIBEI_TEST_",

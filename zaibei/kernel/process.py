@@ -9,6 +9,7 @@ what escaped both (a daemon, a child of a child) is found by looking at the mach
 import errno
 import os
 import pwd
+import secrets
 import select
 import shutil
 import signal
@@ -19,16 +20,20 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import IO
+from weakref import WeakKeyDictionary
 
 from zaibei.kernel import environment, tree
 from zaibei.kernel.errors import Missing, Refused, ToolFailed
 from zaibei.kernel.state import state_dir
 
 MARK = "ZAIBEI_STARTED_BY"
+_RUN = "ZAIBEI_RUN"  # which start a process comes from
 DEFAULT_DEADLINE = timedelta(seconds=60)
+_DEAD_WITHIN = timedelta(seconds=5)  # after SIGKILL: longer only for what waits on a dead disk
 _LAST_WORDS = 2000  # characters of stderr that go into the message
 _ELF_HEADER = 64  # bytes; of a program for this machine
 Output = int | IO[bytes] | None
+_tokens: "WeakKeyDictionary[subprocess.Popen[bytes], str]" = WeakKeyDictionary()
 
 
 def run(
@@ -64,7 +69,7 @@ def run(
         out, said = child.communicate(stdin, timeout=deadline.total_seconds())
     except subprocess.TimeoutExpired as late:
         end(child)
-        end_escaped()
+        end_escaped(child)
         last = _tail(late.stderr or b"")
         raise ToolFailed(
             f"{_name(argv)}: not done after {deadline.total_seconds():g} s{last}"
@@ -101,12 +106,13 @@ def start(
     around = environment.child() if env is None else dict(env)
     try:
         _look_for(words[0], around)
-        return subprocess.Popen(
+        token = secrets.token_hex(8)
+        child = subprocess.Popen(
             [*(() if ends_itself else _dying_with_the_parent(dies_by, os.getpid())), *words],
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            env=around | {MARK: started_by()},
+            env=around | {MARK: started_by(), _RUN: token},
             cwd=cwd,
             user=user,
             group=group,
@@ -114,6 +120,8 @@ def start(
             pass_fds=pass_fds,
             start_new_session=True,
         )
+        _tokens[child] = token
+        return child
     except OSError as gone:
         raise _not_started(argv, gone, cwd=cwd, user=user) from gone
 
@@ -178,17 +186,25 @@ def helpers() -> dict[int, str]:
     }
 
 
-def end_escaped() -> None:
-    """Kill the helpers that are no longer below this process: their parent died first."""
+def end_escaped(child: "subprocess.Popen[bytes]") -> None:
+    """Kill what this child started and what is no longer below this process: its parent died first.
+
+    Of this child alone: other threads of this process have daemons of their own.
+    """
+    wanted = f"{_RUN}={_tokens[child]}".encode()
     below = set(tree.descendants(os.getpid()))
     for pid in helpers().keys() - below:
-        _kill(pid)
+        with suppress(OSError):
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                _kill(pid)
 
 
 def _kill(pid: int) -> None:
+    """Kill it and all below it, and wait until the kernel has let go of it: a signal is not yet a death."""
     tree.kill_below(pid)
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError), open(os.pidfd_open(pid), "rb", buffering=0) as alive:  # noqa: PTH123
         os.kill(pid, signal.SIGKILL)
+        select.select([alive], [], [], _DEAD_WITHIN.total_seconds())
 
 
 def _marked() -> dict[int, tuple[str, str, str]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from infra.lab.loopback_store import LoopbackSite, loopback
 from infra.objectstore.contract import ObjectStore
 from infra.objectstore.directory import DirectoryStore
-from infra.objectstore.loopback import LoopbackSite, loopback
 from infra.objectstore.memory import MemoryStore
 from infra.objectstore.s3 import Patience, S3Store, connect
 from infra.objectstore.s3 import client as s3_client

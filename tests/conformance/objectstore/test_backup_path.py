@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from infra.lab.loopback_store import LoopbackSite
 from infra.objectstore.admission import Admission, StoreRole, probe
-from infra.objectstore.loopback import LoopbackSite
 from infra.sites import Secret, StoreAccess
 from zaibei.cli.main import app
 from zaibei.kernel.clock import SystemClock

@@ -20,10 +20,12 @@ def snapshot_numbers(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def _numbers(urls: list[str] | None) -> list[str]:
     try:
-        from backup import names, snapshot, vaults  # noqa: PLC0415
+        from backup.format import layout, snapshot  # noqa: PLC0415
+        from backup.locations import stack  # noqa: PLC0415
+        from backup.locations import urls as vault_urls  # noqa: PLC0415
 
-        store = vaults.open_url(urls[0]) if urls else vaults.stack_stores()[0]
-        numbers = sorted(snapshot.numbers(names.ours_in(store.list(snapshot.PREFIX))))
+        store = vault_urls.open_url(urls[0]) if urls else stack.stack_stores()[0]
+        numbers = sorted(snapshot.numbers(layout.ours_in(store.list(snapshot.PREFIX))))
     except (ZaibeiError, OSError, IndexError, LookupError):
         return []
     return [str(n) for n in reversed(numbers[-_OFFERED:])]

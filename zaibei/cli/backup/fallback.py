@@ -12,12 +12,12 @@ PASSWORD_FILE = "ZAIBEI_PASSWORD_FILE"
 
 def of_the_stack() -> list[Any]:
     """The vaults of this machine's stack. Raises Usage when there is none: then a --repo was forgotten."""
-    from backup import vaults  # noqa: PLC0415
+    from backup.locations import stack  # noqa: PLC0415
 
     need_stack(
         "no --repo", "--repo file:///DIR or s3+https://HOST/BUCKET/PREFIX; or export ZAIBEI_REPO"
     )
-    return vaults.stack_stores()
+    return stack.stack_stores()
 
 
 def need_stack(lacking: str, hint: str) -> None:
@@ -30,21 +30,21 @@ def need_stack(lacking: str, hint: str) -> None:
 
 def secret_of(password_file: Path | None) -> str:
     """What opens the repositories that are named. Raises Usage when nothing says it."""
-    from backup import vaults  # noqa: PLC0415
+    from backup.locations import urls  # noqa: PLC0415
 
     if password_file is not None:
         return passphrase_of(password_file)
-    if command := os.environ.get(vaults.PASSWORD_COMMAND):
-        return vaults.passphrase_of_command(command)
+    if command := os.environ.get(urls.PASSWORD_COMMAND):
+        return urls.passphrase_of_command(command)
     raise Usage(
         "no --password-file",
-        hint=f"its first line is the passphrase; or export {PASSWORD_FILE} or {vaults.PASSWORD_COMMAND}",
+        hint=f"its first line is the passphrase; or export {PASSWORD_FILE} or {urls.PASSWORD_COMMAND}",
     )
 
 
 def passphrase_of(file: Path) -> str:
     """Said and not refused when others can read it: a cluster hands out its secrets so, and the backup must run."""
-    from backup.vaults import passphrase  # noqa: PLC0415
+    from backup.locations.stack import passphrase  # noqa: PLC0415
 
     said = passphrase(file)
     if file.stat().st_mode & 0o077:
@@ -56,7 +56,7 @@ def passphrase_of(file: Path) -> str:
 
 def standby() -> tuple[str, str]:
     """Any reader of the stack, as the role that may copy and not write."""
-    from backup.vaults import standby  # noqa: PLC0415
+    from backup.locations.stack import standby  # noqa: PLC0415
 
     need_source()
     return standby()
@@ -69,7 +69,7 @@ def need_source() -> None:
 
 def writer_doors() -> tuple[str, str]:
     """The writer of the stack, whoever it is now."""
-    from backup.vaults import writer_doors  # noqa: PLC0415
+    from backup.locations.stack import writer_doors  # noqa: PLC0415
 
     need_stack("no --postgres", '--postgres "host=… user=zaibei_backup"')
     return writer_doors()

@@ -10,8 +10,8 @@ from zaibei.cli.console import progress
 from zaibei.kernel.errors import Invalid, Usage
 
 if TYPE_CHECKING:
-    from backup.intrusion import Intruded
-    from backup.locks import Forecast, Sum
+    from backup.drills.intrusion import Intruded
+    from backup.lifecycle.lock_forecast import Forecast, Sum
 
 
 @app.command()
@@ -28,7 +28,7 @@ def locks(
     with told(), progress() as bar:
         from datetime import timedelta  # noqa: PLC0415
 
-        from backup.locks import forecast  # noqa: PLC0415
+        from backup.lifecycle.lock_forecast import forecast  # noqa: PLC0415
 
         if days < 1:
             raise Usage("--days is at least 1")
@@ -106,8 +106,8 @@ def drill_ransomware(
     intruder on each of its sites tries what the account that faces the internet can read at every door, too.
     Exit code 0: held; 1: broken; 3: invalid, a door was never reached."""
     with told(), progress() as bar:
-        from backup import intrusion  # noqa: PLC0415
-        from backup.ransomware import drill  # noqa: PLC0415
+        from backup.drills import intrusion  # noqa: PLC0415
+        from backup.drills.ransomware import drill  # noqa: PLC0415
         from zaibei.kernel.units import duration as parsed  # noqa: PLC0415
 
         done = drill(

@@ -24,8 +24,8 @@ from zaibei.kernel.errors import Usage
 from zaibei.kernel.printable import printable
 
 if TYPE_CHECKING:
-    from backup.membership import Leaving, Member, Other
-    from backup.repository import Repository
+    from backup.keys.recipients import KeyHolder, Leaving, Other
+    from backup.repository.repository import Repository
 
 key = typer.Typer(no_args_is_help=True, help="Who can open, who can write, and a new root.")
 app.add_typer(key, name="key")
@@ -44,15 +44,15 @@ def new(
 ) -> None:
     """Make a private key; what it prints is for `key add --public`."""
     with told():
-        from backup import keyfile  # noqa: PLC0415
-        from backup.curve import CURVES  # noqa: PLC0415
-        from backup.recipients import Identity  # noqa: PLC0415
+        from backup.crypto import identity  # noqa: PLC0415
+        from backup.crypto.identity import Identity  # noqa: PLC0415
+        from backup.crypto.kem import CURVES  # noqa: PLC0415
 
         if curve not in CURVES:
             raise Usage(f"no curve {curve!r}", hint=f"one of {', '.join(CURVES)}")
         one = Identity.new(curve)
-        keyfile.save(one, file)
-        say(json, {"file": file, "public": keyfile.public_text(one)}, [keyfile.public_text(one)])
+        identity.save(one, file)
+        say(json, {"file": file, "public": identity.public_text(one)}, [identity.public_text(one)])
 
 
 @key.command()
@@ -72,7 +72,9 @@ def add(
 ) -> None:
     """Let somebody in: a passphrase, a public key, or a write-only host."""
     with told():
-        from backup import keyfile, membership, vaults  # noqa: PLC0415
+        from backup.crypto import identity  # noqa: PLC0415
+        from backup.keys import recipients  # noqa: PLC0415
+        from backup.locations import stack  # noqa: PLC0415
 
         if sum(map(bool, (new_password_file, public, host))) != 1:
             raise Usage("one of --new-password-file, --public and --host")
@@ -83,13 +85,13 @@ def add(
             raise Usage("a host key is of one repository", hint="--repo, one at a time")
         for one in repos:
             if new_password_file:
-                said = vaults.passphrase(new_password_file)
-                membership.add_passphrase(one, said, name=name)
+                said = stack.passphrase(new_password_file)
+                recipients.add_passphrase(one, said, name=name)
             elif public:
-                curve, raw = keyfile.parse_public(public)
-                membership.add_key(one, curve=curve, public=raw, name=name)
+                curve, raw = identity.parse_public(public)
+                recipients.add_key(one, curve=curve, public=raw, name=name)
             elif host:
-                membership.add_host(one, name=name, file=host)
+                recipients.add_host(one, name=name, file=host)
         say(json, {"repositories": [r.name for r in repos]}, [f"let in: {r.name}" for r in repos])
 
 
@@ -97,7 +99,7 @@ def add(
 def list_(repo: Repo = None, password_file: Password = None, json: Json = False) -> None:
     """Everybody who was ever let in, and what lies beside their keys. Ends with 1 where a key is damaged."""
     with told():
-        from backup.membership import everything  # noqa: PLC0415
+        from backup.keys.recipients import everything  # noqa: PLC0415
 
         found = {r.name: (r, *everything(r)) for r in opened(repo, password_file)}
     say(
@@ -131,14 +133,14 @@ def revoke(
 ) -> None:
     """Let somebody out. A host is refused at once; a recipient opens what is there until `key rotate`."""
     with told():
-        from backup import membership  # noqa: PLC0415
+        from backup.keys import recipients  # noqa: PLC0415
 
         repos = _ruling(repo, password_file)
         # Each is looked at before the first is done, and before anybody is told how to do it.
-        out = {r.name: membership.leaving(r, who, until=until) for r in repos}
+        out = {r.name: recipients.leaving(r, who, until=until) for r in repos}
         act = confirmed(list(out), confirm, dry_run=False)
         for one in repos if act else ():
-            out[one.name] = membership.revoke(one, out[one.name].who.id, why=why, until=until)
+            out[one.name] = recipients.revoke(one, out[one.name].who.id, why=why, until=until)
     lines = [f"{name}: {_leaving(one, done=act)}" for name, one in out.items()]
     if act and any(one.who.opens for one in out.values()):
         lines.append("it still opens what is there: zaibei backup key rotate")
@@ -175,23 +177,24 @@ def rotate(
 
     Restart what was running before (the WAL archiver): it goes on under the old root."""
     with told(_ROTATION_CUT), progress() as bar:
-        from backup import anew, rotation, vaults  # noqa: PLC0415
-        from backup.repository import access  # noqa: PLC0415
+        from backup.keys import reseal, rotation  # noqa: PLC0415
+        from backup.locations import stack  # noqa: PLC0415
+        from backup.repository.access import read_access  # noqa: PLC0415
 
         repos = _ruling(repo, password_file)
         act = confirmed([r.name for r in repos], confirm, dry_run=False)
         files = [password_file, *(also_password_file or ())] if repo else also_password_file or []
-        said = [vaults.passphrase(f) for f in files if f is not None]
+        said = [stack.passphrase(f) for f in files if f is not None]
         if repo and password_file is None and _WITH.given() is None:
             said.append(secret_of(None))
         out: dict[str, Any] = {}
         for one in repos:
             if not act:
-                unread = rotation.unread_in(access(one.store, one.config, clock=CLOCK))
-                left = anew.progress_of(one).left
+                unread = rotation.unread_in(read_access(one.store, one.config, clock=CLOCK))
+                left = reseal.progress_of(one).left
                 out[one.name] = {"epoch": one.keys.epoch, "left": left, "unread": unread}
                 continue
-            out[one.name] = _rotated(one, bar, rotation, anew, why, said, resume, announce_only)
+            out[one.name] = _rotated(one, bar, rotation, reseal, why, said, resume, announce_only)
     lines = [
         f"{name}: epoch {o['epoch']}, {o['left']} objects are still to be sealed anew"
         + "".join(f"\n{name}: DROPPED OUT: {printable(d)}" for d in o.get("dropped", ()))
@@ -218,11 +221,11 @@ def escrow(
 ) -> None:
     """Print shares of a new key, once: write each down for one person. They are stored nowhere."""
     with told():
-        from backup import membership  # noqa: PLC0415
+        from backup.keys import recipients  # noqa: PLC0415
 
         out = {}
         for one in _ruling(repo, password_file):
-            out[one.name] = membership.add_escrow(
+            out[one.name] = recipients.add_escrow(
                 one, threshold=threshold, shares=shares, name=name
             )
     labelled(
@@ -244,7 +247,7 @@ def _ruling(urls: list[str] | None, password_file: Path | None) -> "list[Reposit
     """Opened by somebody who may say who comes in. Refused before anything is asked, made or told."""
     repos = opened(urls, password_file)
     for one in repos:
-        one.keys.demand_root()
+        one.keys.require_root()
     return repos
 
 
@@ -252,7 +255,7 @@ def _rotated(
     one: "Repository",
     bar: Any,
     rotation: Any,
-    anew: Any,
+    reseal: Any,
     why: str,
     said: list[str],
     resume: bool,
@@ -263,14 +266,14 @@ def _rotated(
     if not resume:
         begun = rotation.begin(one, why=why, passphrases=said)
         one, dropped, unread = begun.repository, begun.dropped, begun.unread
-    done = anew.Anew() if announce_only else anew.seal_anew(one, bar)
+    done = reseal.Anew() if announce_only else reseal.reseal_all(one, bar)
     return {
         "epoch": one.keys.epoch,
         "dropped": dropped,
         "unread": unread,
         "sealed_anew": {"snapshots": done.snapshots, "wal": done.wal, "packs": done.packs},
         "problems": done.problems,
-        "left": anew.progress_of(one).left,
+        "left": reseal.progress_of(one).left,
     }
 
 
@@ -283,7 +286,7 @@ def _leaving(one: "Leaving", *, done: bool) -> str:
     return f"{'revoked' if done else 'to revoke'}{again}: {_line(one.who)}"
 
 
-def _line(m: "Member") -> str:
+def _line(m: "KeyHolder") -> str:
     gone = f"  REVOKED ({printable(m.revoked.why)})" if m.revoked else ""
     opens = "opens" if m.opens else "writes" if m.kind == "writer" else "opens no more"
     if m.state == "newer":

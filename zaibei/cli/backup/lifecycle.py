@@ -14,7 +14,7 @@ from zaibei.cli.console import labelled, progress
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
-    from backup.repository import Repository
+    from backup.repository.repository import Repository
     from infra.objectstore.contract import ObjectStore
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
@@ -72,9 +72,9 @@ def forget(
 
     Deletes nothing: `gc` does, a day later. The newest complete and the newest proven one always stay."""
     with told():
-        from backup import forget as forgetting  # noqa: PLC0415
-        from backup import unread  # noqa: PLC0415
-        from backup.retention import Policy  # noqa: PLC0415
+        from backup.lifecycle import forget as forgetting  # noqa: PLC0415
+        from backup.lifecycle.retention import Policy  # noqa: PLC0415
+        from backup.repository import unreadable  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         # `0s` as nothing: what keeps nothing is no policy.
@@ -112,7 +112,7 @@ def forget(
             asked = [d.entry.sequence for d in decisions if not d.keep] or sorted(
                 set(snapshots or ())
             )
-            before = one.forgotten(unread.Told(one)) if snapshots else {}
+            before = one.forgotten(unreadable.WarnOnce(one)) if snapshots else {}
             already = [s for s in asked if s in before]
             gone = [s for s in asked if s not in before]
             if asked:
@@ -162,9 +162,9 @@ def gc(
 
     Runs beside backups; run it daily. Removes as the deleter: ZAIBEI_S3_DELETER_KEY and _SECRET_FILE."""
     with told(_CUT), progress() as bar:
-        from backup import gc as collecting  # noqa: PLC0415
-        from backup.marks import Terms  # noqa: PLC0415
-        from backup.sweep import clear, sweep  # noqa: PLC0415
+        from backup.format.mark import Terms  # noqa: PLC0415
+        from backup.lifecycle import gc_mark as collecting  # noqa: PLC0415
+        from backup.lifecycle.gc_sweep import clear, sweep  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         terms = Terms(grace=(wait := duration(grace)), margin=min(wait, Terms().margin))
@@ -209,7 +209,7 @@ def copy_(
 ) -> None:
     """Copy snapshots into another repository, of other keys and perhaps another suite; only what is new."""
     with told(_CUT), progress() as bar:
-        from backup.replicate import copies_of, replicate  # noqa: PLC0415
+        from backup.lifecycle.replicate import copies_of, replicate  # noqa: PLC0415
 
         source = one_of(opened(repo, password_file))
         into = one_of(opened([to], to_password_file or password_file))
@@ -260,7 +260,7 @@ def heal(
 ) -> None:
     """Take what this repository has lost from another one that has the same snapshots."""
     with told(_CUT), progress() as bar:
-        from backup.heal import heal as healing  # noqa: PLC0415
+        from backup.integrity.heal import heal as healing  # noqa: PLC0415
 
         one = one_of(opened(repo, password_file))
         other = one_of(opened([from_], from_password_file or password_file))
@@ -314,7 +314,7 @@ def repair(
 ) -> None:
     """Without a second repository: find again what is whole, name what is lost. Exit 0 only without loss."""
     with told(_CUT), progress() as bar:
-        from backup.repair import repair as repairing  # noqa: PLC0415
+        from backup.integrity.repair import repair as repairing  # noqa: PLC0415
 
         one = one_of(opened(repo, password_file))
         act = confirmed([one.name], confirm, dry_run=dry_run)
@@ -365,12 +365,12 @@ def one_of(repos: "list[Repository]") -> "Repository":
 
 def who_may(urls: list[str] | None) -> "ObjectStore | None":
     """The deleter, where somebody said who that is."""
-    from backup import vaults  # noqa: PLC0415
+    from backup.locations import urls as vault_urls  # noqa: PLC0415
 
     if not urls:
         return None
     try:
-        return vaults.open_deleter(urls[0])
+        return vault_urls.open_deleter(urls[0])
     except Usage:
         return None
 
@@ -381,11 +381,12 @@ def deleters(
     """The same places, as who may remove; to say what would be done needs nobody else."""
     if not act:
         return [r.store for r in repos]
-    from backup import vaults  # noqa: PLC0415
+    from backup.locations import stack  # noqa: PLC0415
+    from backup.locations import urls as vault_urls  # noqa: PLC0415
 
     if urls:
-        return [vaults.open_deleter(u) for u in urls]
-    stores = vaults.stack_stores(role=vaults.DELETER)
+        return [vault_urls.open_deleter(u) for u in urls]
+    stores = stack.stack_stores(role=vault_urls.DELETER)
     assert len(stores) == len(repos)
     return stores
 

@@ -30,7 +30,7 @@ from zaibei.kernel.printable import printable
 from zaibei.kernel.units import duration, say_bytes, size_bytes
 
 if TYPE_CHECKING:
-    from backup.findings import Report
+    from backup.integrity.report import Report
     from zaibei.kernel.errors import Damage
 
 
@@ -41,15 +41,15 @@ def list_(
     """The snapshots of each repository, oldest first. Ends with 1 when one was rolled back, as its sibling or this
     machine saw, or a snapshot does not open."""
     with told():
-        from backup import strays, witness  # noqa: PLC0415
+        from backup.repository import chain, rollback  # noqa: PLC0415
 
         all_opened = opened(repo, password_file, as_of=as_of)
         damaged: list[dict[str, Any]] = []
         found = {
-            r.name: [snapshot_told(s) for s in strays.sound(r, _into(damaged, r.name))]
+            r.name: [snapshot_told(s) for s in chain.sound(r, _into(damaged, r.name))]
             for r in all_opened
         }
-        lost = [*ends_lost([] if as_of else all_opened), *witness.rolled_back(all_opened)]
+        lost = [*ends_lost([] if as_of else all_opened), *rollback.rolled_back(all_opened)]
     for line in lost:
         loudly(f"ROLLED BACK: {line}")
     for one in damaged:
@@ -80,10 +80,12 @@ def _known_by(one: dict[str, Any]) -> str:
 
 
 def _into(damaged: list[dict[str, Any]], name: str) -> Callable[[int, str], None]:
-    from backup.which import MEND  # noqa: PLC0415
+    from backup.hints import MEND_SNAPSHOTS  # noqa: PLC0415
 
     def tell(sequence: int, why: str) -> None:
-        damaged.append({"repository": name, "sequence": sequence, "why": why, "hint": MEND})
+        damaged.append(
+            {"repository": name, "sequence": sequence, "why": why, "hint": MEND_SNAPSHOTS}
+        )
 
     return tell
 
@@ -132,8 +134,8 @@ def show(
 
     Entries are said as they are read: a listing of millions needs no more memory than a short one."""
     with told():
-        from backup.difference import between  # noqa: PLC0415
-        from backup.reader import Reader  # noqa: PLC0415
+        from backup.repository.diff import between  # noqa: PLC0415
+        from backup.repository.reader import Reader  # noqa: PLC0415
 
         one_repo = opened(repo, password_file, as_of=as_of)[0]
         watched = [] if as_of else [one_repo]
@@ -217,9 +219,11 @@ def verify(
     with told(again), progress() as bar:
         import secrets  # noqa: PLC0415
 
-        from backup import status, witness  # noqa: PLC0415
-        from backup import verify as verifying  # noqa: PLC0415
-        from backup.ledger import Ledger  # noqa: PLC0415
+        from backup import status  # noqa: PLC0415
+        from backup.integrity import check_packs  # noqa: PLC0415
+        from backup.integrity import verify as verifying  # noqa: PLC0415
+        from backup.repository import rollback  # noqa: PLC0415
+        from backup.writer.pack_health import PackHealth  # noqa: PLC0415
 
         if share is not None and not 0 < share <= 1:
             raise Usage(f"--share {share} is not a part", hint="0.05 is one byte in twenty")
@@ -229,8 +233,8 @@ def verify(
                 hint="--level sample",
             )
         if share is None and budget_bytes is None and budget_time is None:
-            share = verifying.SHARE
-        budget = verifying.Budget(
+            share = check_packs.SHARE
+        budget = check_packs.Budget(
             share=share,
             size_bytes=size_bytes(budget_bytes) if budget_bytes else None,
             time=duration(budget_time) if budget_time else None,
@@ -239,10 +243,10 @@ def verify(
         # One vault that does not open says nothing of the others.
         answered, unopened = answering(repo, password_file, as_of=as_of)
         all_opened = [r for r in answered if r is not None]
-        lost = witness.rolled_back(all_opened)
+        lost = rollback.rolled_back(all_opened)
         for r in all_opened:
             # What a vault was says nothing about what it is: no ledger of the past.
-            with Ledger(None) if as_of else Ledger.of(r) as ledger:
+            with PackHealth(None) if as_of else PackHealth.of(r) as ledger:
                 one = verifying.verify(
                     r,
                     verifying.Level(level.value),

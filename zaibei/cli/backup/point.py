@@ -42,8 +42,10 @@ def point(
 
     `backup wal` must be running and a base backup must be there. `rehearse --point NAME` goes back to it."""
     with told("a name is used once: give another to the next attempt"), progress() as bar:
-        from backup import consistency, job, vaults  # noqa: PLC0415
-        from backup.conninfo import without_secrets  # noqa: PLC0415
+        from backup import run  # noqa: PLC0415
+        from backup.locations import urls  # noqa: PLC0415
+        from backup.locations.conninfo import without_secrets  # noqa: PLC0415
+        from backup.postgres import consistency_point, point_checks  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         paths, name = given(files), text(name, "the name")
@@ -51,19 +53,21 @@ def point(
             without_secrets(postgres)
         kept = duration(retain) if retain else None
         patience = duration(within)
-        stores = [vaults.open_bucket(b) for b in bucket or ()]
+        stores = [urls.open_bucket(b) for b in bucket or ()]
         repos = distinct(opened(repo, password_file))
-        consistency.unused(repos, name)
+        point_checks.unused(repos, name)
         conninfo, secret = (postgres, None) if postgres else writer_doors()
         bar.step("naming the moment")
-        one = consistency.mark(conninfo, secret, name=name, clock=CLOCK, count_rows=count_rows)
+        one = consistency_point.mark(
+            conninfo, secret, name=name, clock=CLOCK, count_rows=count_rows
+        )
         runs = [
-            job.run_bucket(store, repos, CLOCK, None, bar, source=source, label=name, retain=kept)
+            run.run_bucket(store, repos, CLOCK, None, bar, source=source, label=name, retain=kept)
             for store, source in stores
         ]
         if paths:
-            runs.append(job.run_files(paths, repos, CLOCK, None, bar, label=name, retain=kept))
-        done = job.run_point(one, runs, repos, CLOCK, None, bar, retain=kept, within=patience)
+            runs.append(run.run_files(paths, repos, CLOCK, None, bar, label=name, retain=kept))
+        done = run.run_point(one, runs, repos, CLOCK, None, bar, retain=kept, within=patience)
     say(
         json,
         {

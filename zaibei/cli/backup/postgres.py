@@ -71,11 +71,13 @@ def rehearse(
     is let in, unless with --hold: then personal data is masked first. With --point also what rows name
     and the bucket lacks; one such row ends with 1."""
     with told(), progress() as bar:
-        from backup import consistency, dangling, moment, roomchecks, status  # noqa: PLC0415
-        from backup import room as rooms  # noqa: PLC0415
-        from backup.compare import databases, table_facts  # noqa: PLC0415
-        from backup.job import latest  # noqa: PLC0415
-        from backup.mask.choose import masking  # noqa: PLC0415
+        from backup import status  # noqa: PLC0415
+        from backup.mask.options import masking  # noqa: PLC0415
+        from backup.postgres import checks, dangling, moment, point_checks  # noqa: PLC0415
+        from backup.postgres import clean_room as rooms  # noqa: PLC0415
+        from backup.postgres.table_facts import table_facts  # noqa: PLC0415
+        from backup.run import latest  # noqa: PLC0415
+        from infra.postgres.server import databases  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         all_opened = opened(repo, password_file)
@@ -84,8 +86,8 @@ def rehearse(
         if point is not None:
             if snapshot != "latest" or to != "latest" or timeline is not None:
                 raise Usage("a point says itself which snapshot and moment", hint="--point alone")
-            chosen, _, found = consistency.find_point(all_opened, point)
-            one = consistency.bound_snapshot(chosen, found, found.base)
+            chosen, _, found = point_checks.find_point(all_opened, point)
+            one = point_checks.bound_snapshot(chosen, found, found.base)
             target = rooms.Target(how="name", value=point, timeline=found.mark.timeline)
         else:
             target = rooms.Target.parse(to, timeline=timeline)
@@ -127,13 +129,13 @@ def rehearse(
             loose = []
             if found is not None:
                 bar.step("holding rows against objects")
-                room.checks += consistency.checks(
+                room.checks += point_checks.checks(
                     found.mark, room.recovered, tables, masked=wanted is not None
                 )
                 asked = dangling.parse(references) if references else dangling.answerable(found)
                 loose = dangling.of_point(chosen, found, room.dsn, asked, deep=deep)
                 room.checks += [
-                    roomchecks.Check(
+                    checks.Check(
                         name=f"rows of {bucket}",
                         passed=None,
                         needed=deep,  # who asks for every object's contents asks for every bucket
@@ -199,8 +201,8 @@ def authorise(
 ) -> None:
     """Sign leave to see tables of one snapshot in plain. `rehearse --authorisation` takes it."""
     with told():
-        from backup.job import latest  # noqa: PLC0415
-        from backup.mask import authorise as leave  # noqa: PLC0415
+        from backup.mask import authorisation as leave  # noqa: PLC0415
+        from backup.run import latest  # noqa: PLC0415
         from zaibei.kernel.state import write_atomic  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
@@ -251,8 +253,8 @@ def wal(
         import threading  # noqa: PLC0415
 
         from backup import status  # noqa: PLC0415
-        from backup.conninfo import without_secrets  # noqa: PLC0415
-        from backup.receiver import WalArchiver  # noqa: PLC0415
+        from backup.locations.conninfo import without_secrets  # noqa: PLC0415
+        from backup.postgres.wal_receiver import WalArchiver  # noqa: PLC0415
         from zaibei.kernel.state import state_dir  # noqa: PLC0415
 
         if postgres is not None:

@@ -30,8 +30,8 @@ from zaibei.kernel.errors import Unreachable, Usage
 from zaibei.kernel.progress import Progress
 
 if TYPE_CHECKING:
-    from backup.repository import Repository
-    from backup.source import Source
+    from backup.repository.repository import Repository
+    from backup.restore.replicas import Source
 
 _RAW = "raw files of a database, personal data in plain; `rehearse --hold` lets people in masked"
 
@@ -85,9 +85,9 @@ def restore(
     With several --repo, what is damaged in one is taken from another, named, and the command ends with 1; also when
     the newest snapshot that this machine has seen is gone."""
     with told(_AFTER_CUT), progress() as bar:
-        from backup.filefacts import allowed, places_of, what_became  # noqa: PLC0415
-        from backup.objects import as_files  # noqa: PLC0415
-        from backup.walk import Rules, chosen  # noqa: PLC0415
+        from backup.restore.bucket import as_files  # noqa: PLC0415
+        from backup.sources.file_facts import allowed, places_of, what_became  # noqa: PLC0415
+        from backup.sources.walk import Rules, chosen  # noqa: PLC0415
 
         if (target is None) == (to_bucket is None) and not dry_run:
             raise Usage("no target", hint="--target DIR or --to-bucket URL, one of them")
@@ -216,7 +216,7 @@ class _Done:
 
 
 def _survey(sources: "list[Source]", bar: Progress, filters: dict[str, Any]) -> _Done:
-    from backup.restore import survey  # noqa: PLC0415
+    from backup.restore.files import survey  # noqa: PLC0415
 
     found = survey(sources, progress=bar, **filters)
     return _Done(
@@ -235,7 +235,7 @@ def _to_directory(
     special: bool,
     filters: dict[str, Any],
 ) -> _Done:
-    from backup.restore import restore  # noqa: PLC0415
+    from backup.restore.files import restore  # noqa: PLC0415
 
     done = restore(sources, target, progress=bar, resume=resume, special=special, **filters)
     return _Done(
@@ -265,8 +265,8 @@ def _to_bucket(
     resume: bool,
     filters: dict[str, Any],
 ) -> _Done:
-    from backup.objects import send  # noqa: PLC0415
-    from backup.vaults import open_bucket  # noqa: PLC0415
+    from backup.locations.urls import open_bucket  # noqa: PLC0415
+    from backup.restore.bucket import send  # noqa: PLC0415
 
     store, _ = open_bucket(where)
     sent = send(sources, store, clock=CLOCK, progress=bar, at=at, resume=resume, **filters)
@@ -288,8 +288,8 @@ def _sources(
     able: "list[Repository | None]", unknown: list[str], which: str, kind: str | None
 ) -> "list[Source]":
     """The snapshot where it is asked for, then the other vaults. A number is the first vault's own."""
-    from backup.job import latest  # noqa: PLC0415
-    from backup.source import Source  # noqa: PLC0415
+    from backup.restore.replicas import Source  # noqa: PLC0415
+    from backup.run import latest  # noqa: PLC0415
 
     there = [r for r in able if r is not None]
     if which == "latest":

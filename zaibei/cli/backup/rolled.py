@@ -9,18 +9,18 @@ from zaibei.cli.console import talk
 from zaibei.kernel.errors import Damage, Usage, ZaibeiError
 
 if TYPE_CHECKING:
-    from backup.repository import Repository
+    from backup.repository.repository import Repository
 
 
 def ends_lost(repos: "Sequence[Repository]") -> list[str]:
     """A line for each repository that shows less than this machine has seen there. What cannot be asked, the memory or
     the vault, is said and stops nobody: after a disaster both may be in pieces."""
-    from backup import heads  # noqa: PLC0415
+    from backup.repository import rollback  # noqa: PLC0415
 
     lost: list[str] = []
     for one in repos:
         try:
-            bad = heads.lost(one)
+            bad = rollback.lost(one)
         except ZaibeiError as unknown:
             loudly(f"UNKNOWN whether {one.name} is all that was there: {unknown.message}")
         else:

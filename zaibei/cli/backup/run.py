@@ -57,7 +57,7 @@ def init(
     """Make a repository; without --repo one in each vault of the stack. A store that overwrites what must be
     created once is refused in any case."""
     with told():
-        from backup.repository import create_repository  # noqa: PLC0415
+        from backup.repository.init import create_repository  # noqa: PLC0415
 
         found = places(repo, password_file, make=True)
         if not all(isinstance(secret, str) for _, secret in found):
@@ -66,7 +66,7 @@ def init(
                 hint="--password-file; then `key add`, and `key revoke` the passphrase",
             )
         if probe:
-            from backup.vaults import admitted  # noqa: PLC0415
+            from backup.locations.urls import admitted  # noqa: PLC0415
 
             with progress() as bar:
                 for url in repo or []:
@@ -142,14 +142,14 @@ def run(
             need_source()  # before a vault is opened
         repos, lost = reachable(repo, password_file, make=repo is None)
         # After the keys: they were loaded while those were derived.
-        from backup import job  # noqa: PLC0415
-        from backup.walk import Rules  # noqa: PLC0415
+        from backup import run as backup_run  # noqa: PLC0415
+        from backup.sources.walk import Rules  # noqa: PLC0415
 
         if paths or stdin is not None:
             rules = Rules.of(
                 exclude or (), files=exclude_from or (), one_file_system=one_file_system
             )
-            done = job.run_files(
+            done = backup_run.run_files(
                 paths,
                 repos,
                 CLOCK,
@@ -167,10 +167,10 @@ def run(
                 **known_by,
             )
         elif bucket:
-            from backup.vaults import open_bucket  # noqa: PLC0415
+            from backup.locations.urls import open_bucket  # noqa: PLC0415
 
             store, source = open_bucket(bucket)
-            done = job.run_bucket(
+            done = backup_run.run_bucket(
                 store,
                 repos,
                 CLOCK,
@@ -186,7 +186,7 @@ def run(
             )
         else:
             conninfo, secret = (postgres, None) if postgres else standby()
-            done = job.run_postgres(
+            done = backup_run.run_postgres(
                 conninfo,
                 secret,
                 repos,

@@ -67,10 +67,10 @@ def add(
 ) -> None:
     """Add a job. Without --files, --postgres and --bucket: the stack's databases, from a standby."""
     with told():
-        from backup.immutability import may_be  # noqa: PLC0415
-        from backup.roots import Root, roots  # noqa: PLC0415
         from backup.schedule import model, state  # noqa: PLC0415
-        from backup.walk import Rules  # noqa: PLC0415
+        from backup.sources.roots import Root, roots  # noqa: PLC0415
+        from backup.sources.walk import Rules  # noqa: PLC0415
+        from backup.writer.object_lock import may_be  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
         demand_rules(exclude, "--exclude")
@@ -93,7 +93,7 @@ def add(
         if repo:
             secret_of(password_file)
         if password_file is not None:
-            from backup.vaults import passphrase  # noqa: PLC0415
+            from backup.locations.stack import passphrase  # noqa: PLC0415
 
             passphrase(password_file)
         one = model.Job(
@@ -241,7 +241,7 @@ def perform(name: Name, slot: Annotated[str, typer.Option()], json: Json = False
     with told():
         import signal  # noqa: PLC0415
 
-        from backup.schedule import perform as performing  # noqa: PLC0415
+        from backup.schedule import execute as performing  # noqa: PLC0415
         from backup.schedule import state  # noqa: PLC0415
         from backup.schedule.slot import Slot  # noqa: PLC0415
 

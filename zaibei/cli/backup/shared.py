@@ -21,8 +21,8 @@ from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Usage, ZaibeiError
 
 if TYPE_CHECKING:
-    from backup.repository import Repository
-    from backup.snapshot import Snapshot
+    from backup.format.snapshot import Snapshot
+    from backup.repository.repository import Repository
 
 app = typer.Typer(no_args_is_help=True, help="Encrypted backups, proven by restoring.")
 CLOCK = SystemClock()
@@ -84,12 +84,12 @@ class _With:
             raise Usage("one of --identity-file, --shares-file and --host-key")
         if not files:
             return None
-        from backup import keyfile  # noqa: PLC0415
-        from backup.host import HostKey  # noqa: PLC0415
+        from backup.crypto import identity  # noqa: PLC0415
+        from backup.crypto.host_key import HostKey  # noqa: PLC0415
 
         if self.identity_file:
-            return keyfile.load(self.identity_file)
-        return keyfile.load_shares(files[0]) if self.shares_file else HostKey.load(files[0])
+            return identity.load(self.identity_file)
+        return identity.load_shares(files[0]) if self.shares_file else HostKey.load(files[0])
 
 
 _WITH = _With()
@@ -123,7 +123,7 @@ def settle_environment() -> None:
 def open_with(store: Any, secret: Any) -> "Repository":
     """A passphrase, a private key, one of several, or a host's key."""
     from backup.errors import WrongKey  # noqa: PLC0415
-    from backup.repository import open_repository  # noqa: PLC0415
+    from backup.repository.repository import open_repository  # noqa: PLC0415
 
     if isinstance(secret, tuple):
         *others, last = secret
@@ -132,7 +132,7 @@ def open_with(store: Any, secret: Any) -> "Repository":
                 return open_repository(store, one, clock=CLOCK)
         return open_repository(store, last, clock=CLOCK)
     if _WITH.host_key:
-        from backup.writeonly import open_write_only  # noqa: PLC0415
+        from backup.repository.write_only import open_write_only  # noqa: PLC0415
 
         return open_write_only(store, secret, clock=CLOCK)
     try:
@@ -208,25 +208,28 @@ def places(
     urls: list[str] | None, password_file: Path | None, *, make: bool
 ) -> list[tuple[Any, Any]]:
     """Stores and what opens them."""
-    from backup import vaults  # noqa: PLC0415
-    from backup.place import all_distinct  # noqa: PLC0415
+    from backup.locations import stack  # noqa: PLC0415
+    from backup.locations import urls as vault_urls  # noqa: PLC0415
+    from backup.locations.urls import all_distinct  # noqa: PLC0415
 
     all_distinct(urls or ())
     if (other := _WITH.given()) is not None:
         # One that the environment names is for the other runs.
         if password_file is not None and str(password_file) != os.environ.get(PASSWORD_FILE):
             raise Usage("a passphrase and a key file: which one?")
-        return [(s, other) for s in ([vaults.open_url(u) for u in urls or ()] or of_the_stack())]
+        return [
+            (s, other) for s in ([vault_urls.open_url(u) for u in urls or ()] or of_the_stack())
+        ]
     if urls:
         secret = secret_of(password_file)
-        return [(vaults.open_url(u), secret) for u in urls]
+        return [(vault_urls.open_url(u), secret) for u in urls]
     stores = of_the_stack()
     if password_file is None and make:
-        secret, new = vaults.make_passphrase()
+        secret, new = stack.make_passphrase()
         if new:
-            labelled("ESCROW", vaults.escrow_note(), style="bold red")
+            labelled("ESCROW", stack.escrow_note(), style="bold red")
     else:
-        secret = passphrase_of(password_file) if password_file else vaults.passphrase()
+        secret = passphrase_of(password_file) if password_file else stack.passphrase()
     return [(s, secret) for s in stores]
 
 
@@ -234,7 +237,7 @@ def opened(
     urls: list[str] | None, password_file: Path | None, *, as_of: str | None = None
 ) -> "list[Repository]":
     """With `as_of` as the vaults were then, read-only."""
-    _meanwhile("backup.reader")
+    _meanwhile("backup.repository.reader")
     found = _as_of(places(urls, password_file, make=False), as_of)
     return [open_with(store, secret) for store, secret in found]
 
@@ -246,7 +249,7 @@ def answering(
     them is gone. Raises when none is left."""
     from backup.errors import WrongKey  # noqa: PLC0415
 
-    _meanwhile("backup.restore")
+    _meanwhile("backup.restore.files")
     able: list[Repository | None] = []
     lost: list[str] = []
     for store, secret in _as_of(places(urls, password_file, make=False), as_of):
@@ -303,9 +306,9 @@ def reachable(
     urls: list[str] | None, password_file: Path | None, *, make: bool
 ) -> "tuple[list[Repository], list[str]]":
     """The repositories that open, and why the others do not: one dead vault stops no backup."""
-    from backup.vaults import ensure  # noqa: PLC0415
+    from backup.locations.stack import ensure  # noqa: PLC0415
 
-    _meanwhile("backup.job", "backup.files")
+    _meanwhile("backup.run", "backup.sources.files")
     able, lost = [], []
     found = places(urls, password_file, make=make)
     for store, secret in found:

@@ -8,7 +8,7 @@ from zaibei.cli.backup.shared import text
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
-    from backup.roots import Root
+    from backup.sources.roots import Root
 
 Files = Annotated[
     list[str] | None,  # as text: of an empty variable Path would make the current directory
@@ -38,7 +38,7 @@ AllowEmpty = Annotated[
 
 def given(files: list[str] | None) -> "list[Root]":
     """The paths of --files. Raises Usage for one that says nothing."""
-    from backup.roots import Root  # noqa: PLC0415
+    from backup.sources.roots import Root  # noqa: PLC0415
 
     if files and "" in files:
         raise Usage("--files is empty", hint="a variable that is not set? `.` is this directory")
@@ -68,7 +68,7 @@ def labels(host: str, tags: list[str] | None) -> dict[str, Any]:
 
 def grouped_by(said: str) -> frozenset[str]:
     """Raises Usage for what snapshots are not grouped by."""
-    from backup.retention import GROUPABLE  # noqa: PLC0415
+    from backup.lifecycle.retention import GROUPABLE  # noqa: PLC0415
 
     by = frozenset(word.strip() for word in said.split(",") if word.strip())
     if strange := sorted(by - set(GROUPABLE)):
@@ -85,7 +85,7 @@ def source_of(files: list[str] | None, postgres: str | None, bucket: str | None)
     if bucket == "":
         raise Usage("--bucket is empty", hint="a variable that is not set?")
     if postgres is not None:
-        from backup.conninfo import without_secrets  # noqa: PLC0415
+        from backup.locations.conninfo import without_secrets  # noqa: PLC0415
 
         without_secrets(postgres)
     return paths

@@ -1,0 +1,1 @@
+"""Algorithms and key material of backups. Knows no vault."""

@@ -1,0 +1,1 @@
+"""Attack the product with what an attacker would hold. No backup uses it."""

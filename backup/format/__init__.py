@@ -1,0 +1,1 @@
+"""Encode and decode, one module a row of the table of objects in docs/design/repository.md. No I/O."""

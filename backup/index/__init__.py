@@ -1,0 +1,1 @@
+"""Which pack holds which blob, in bounded memory. Knows no vault."""

@@ -1,0 +1,1 @@
+"""Is everything there, and if not: repair alone, heal from the other vault."""

@@ -1,0 +1,1 @@
+"""Recipients and hosts of a repository: added, revoked, rotated."""

@@ -1,0 +1,1 @@
+"""What becomes of snapshots: retention, forget, garbage collection, copies."""

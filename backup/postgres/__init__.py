@@ -1,0 +1,1 @@
+"""What talks to a running server: WAL receiver, clean room, consistency points."""

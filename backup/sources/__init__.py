@@ -1,0 +1,1 @@
+"""What can be backed up: read once, cut, written to every vault."""

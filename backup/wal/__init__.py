@@ -1,0 +1,1 @@
+"""PostgreSQL's WAL in a vault: archive, timelines, what may expire."""

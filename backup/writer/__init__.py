@@ -1,0 +1,1 @@
+"""One run into one vault, beside a garbage collection and without a lock."""

@@ -1,0 +1,1 @@
+"""The clients' record of acknowledged writes: its format, its writer, its reader."""
