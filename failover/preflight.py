@@ -22,6 +22,7 @@ from infra.lab.preflight import available_memory
 from infra.postgres import prepare
 from infra.sites import StackAccess
 from monitors.bounds import bounds
+from monitors.check import Unmeasured
 from monitors.check import check as ask_alerts
 from monitors.rules import all_rules
 from monitors.survey import Survey, survey
@@ -43,6 +44,8 @@ _MENDED_BY_A_DRILL = (
 _CERTIFICATE = timedelta(days=1)
 # A drill compares the stores itself, at its end: that nobody did before is no reason.
 _ASKED_BY_A_DRILL = ("StoreDivergence",)
+# Of a record that the first backup writes: a drill that takes it itself finds none, and waits for none.
+_ASKED_OF_A_BACKUP = ("BackupAnomalous", "WalArchiveGap")
 # A member writes the drill's rows, objects and WAL; the operator's folder gets the ledger, the restored copy of
 # every database, and the copy of a disk that another program holds.
 _MEMBER_BYTES, _OPERATOR_BYTES = 512 << 20, 2 << 30
@@ -214,7 +217,7 @@ def _alerts(asked: Asked) -> Answer:
             f"critical alerts fire: {told}",
             tuple(f"zaibei runbook show {r}" for r in runbooks),
         )
-    if doubts := [d for d in found.unmeasured if d.alert not in _ASKED_BY_A_DRILL]:
+    if doubts := doubts_of(found.unmeasured, backup=asked.backup):
         told = "; ".join(f"{d.alert} at {d.at or 'the stack'}: {d.reason}" for d in doubts[:5])
         return (
             State.UNKNOWN,
@@ -222,6 +225,12 @@ def _alerts(asked: Asked) -> Answer:
             ("zaibei monitor check", "--despite alerts, when you know better"),
         )
     return State.OK, f"none of {len(rules)} critical alerts fires", ()
+
+
+def doubts_of(found: Sequence[Unmeasured], *, backup: bool) -> list[Unmeasured]:
+    """Those that speak against a drill. `backup`: one must be there already."""
+    passed_over = _ASKED_BY_A_DRILL if backup else (*_ASKED_BY_A_DRILL, *_ASKED_OF_A_BACKUP)
+    return [one for one in found if one.alert not in passed_over]
 
 
 def _disks(asked: Asked) -> Answer:

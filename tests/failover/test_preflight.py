@@ -10,7 +10,8 @@ import pytest
 
 from failover import preflight
 from failover.control.members import _members
-from failover.preflight import Finding, State, demand, not_durable, why_too_full
+from failover.preflight import Finding, State, demand, doubts_of, not_durable, why_too_full
+from monitors.check import Unmeasured
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Missing, Refused, Usage
 from zaibei.kernel.process import run
@@ -48,6 +49,15 @@ def test_a_question_that_is_not_asked_cannot_be_overruled() -> None:
     with pytest.raises(Usage, match="--despite everything: no such question") as wrong:
         preflight.known(("alerts", "everything"))
     assert "alerts" in wrong.value.hints[0]
+
+
+def test_a_drill_that_takes_the_first_backup_does_not_wait_for_the_record_of_one() -> None:
+    silent = [
+        Unmeasured(alert=name, at="", reason="no record yet")
+        for name in ("BackupAnomalous", "WalArchiveGap", "SiteDown")
+    ]
+    assert doubts_of(silent, backup=True) == silent
+    assert doubts_of(silent, backup=False) == silent[2:]
 
 
 def test_only_missing_data_is_missing() -> None:
