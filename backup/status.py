@@ -47,6 +47,7 @@ class WalStatus:
     held_bytes: int | None = None
     spool_free_bytes: int | None = None
     notes: tuple[str, ...] = ()  # what was put aside in the spool, since the start
+    following: bool = True  # False: it was ended, and every vault holds what it received
 
 
 def file() -> Path:
@@ -161,11 +162,15 @@ def verified(
 
 
 def wal(status: "WalStatus", *, at: datetime) -> None:
-    """Written every few seconds by the archiver; `at` tells a reader when it stopped doing so."""
+    """Written every few seconds by the archiver; `at` tells a reader when it stopped doing so.
+
+    `following` false: it was ended on purpose. One that died leaves true, and its age goes on growing.
+    """
 
     def change(now: Fields) -> None:
         now["wal"] = {
             "at": at.isoformat(),
+            "following": status.following,
             "receiving": status.receiving,
             "received_lsn": status.received_lsn,
             # As text: 64 bits do not fit a JSON number.

@@ -6,7 +6,9 @@ A label taken from the wire (a member's name, a URL) is a way to fill a Promethe
 from dataclasses import dataclass
 from datetime import timedelta
 
-from zaibei.config.model import Hazard, Role, Stack
+from zaibei.config.model import Database, Hazard, Role, Stack
+
+_BY_BACKUPS = (Hazard.H3, Hazard.H4)  # a replica repeats what these do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +20,7 @@ class Bounds:
     lag_limit: dict[str, timedelta]  # by remote site; empty when nothing is promised of it
     backup_limit: dict[str, timedelta]  # by vault
     drill_every: dict[str, timedelta]  # by scenario
+    follower_expected: bool = False  # backups alone do not keep what the stack promises
 
 
 def bounds(stack: Stack) -> Bounds:
@@ -39,7 +42,14 @@ def bounds(stack: Stack) -> Bounds:
         lag_limit={site: min(allowed) for site in remote} if allowed else {},
         backup_limit=backup_limit,
         drill_every=drill_every,
+        follower_expected=any(_needs_log(d) for d in stack.databases),
     )
+
+
+def _needs_log(database: Database) -> bool:
+    """Whether backups, of which one every so often is made, lose more than the RPO of the hazards that they are for."""
+    kept = [o.rpo for o in database.objectives if o.hazard in _BY_BACKUPS]
+    return bool(kept) and min(kept) < database.backup.every
 
 
 def _remote_rpos(stack: Stack) -> list[timedelta]:

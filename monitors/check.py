@@ -4,12 +4,13 @@ Three outcomes, not two, for each alert and each site: it fires, it is quiet, or
 there. A site that answers does not speak for one that is silent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from monitors.bounds import Bounds
-from monitors.metrics import BY_NAME, STANDBYS, Metric, Sample, Where, sample
+from monitors.metrics import BY_NAME, OF_A_FOLLOWER, STANDBYS, Metric, Sample, Where, sample
 from monitors.reading import OPERATOR
 from monitors.rules import Firing, Rule, Series, firing, metrics_named, series
 from monitors.survey import Silence, Survey
@@ -66,14 +67,28 @@ def check(
 
 def of_alert(found: Check, alert: str, known: frozenset[str]) -> Check:
     """One alert alone."""
-    if alert not in known:
-        raise Usage(f"no alert {alert!r}", hint=f"there are: {', '.join(sorted(known))}")
+    must_be_known(alert, known)
+    return of_alerts(found, (alert,))
+
+
+def of_alerts(found: Check, alerts: Collection[str]) -> Check:
+    """Those alerts alone."""
     return replace(
         found,
-        firing=tuple(f for f in found.firing if f.alert == alert),
-        unknown=tuple(a for a in found.unknown if a == alert),
-        unmeasured=tuple(d for d in found.unmeasured if d.alert == alert),
+        firing=tuple(f for f in found.firing if f.alert in alerts),
+        unknown=tuple(a for a in found.unknown if a in alerts),
+        unmeasured=tuple(d for d in found.unmeasured if d.alert in alerts),
     )
+
+
+def must_be_known(alert: str, known: Collection[str]) -> None:
+    """Raises Usage for an alert that no rule has: asked about nothing, a check would be quiet."""
+    if alert not in known:
+        near = difflib.get_close_matches(alert, sorted(known), n=1)
+        raise Usage(
+            f"no alert {alert!r}",
+            hint=f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}",
+        )
 
 
 def _scrapes(seen: Survey) -> Iterator[Sample]:
@@ -136,7 +151,9 @@ class _Places:
         seen = self._values.get(metric.name, {})
         label = metric.each or ("site" if "site" in metric.labels else None)
         if label is None or label not in self._declared:
-            return {} if seen else {"": self._why_not(metric, None) or "nothing was measured"}
+            if seen or (metric.name in OF_A_FOLLOWER and self._nothing_follows()):
+                return {}
+            return {"": self._why_not(metric, None) or "nothing was measured"}
         places = list(self._declared[label])
         if (
             label == "site" and self._only is None
@@ -152,6 +169,9 @@ class _Places:
             elif not here and self._expected(metric, at):
                 missing[at] = "nothing was measured"
         return missing
+
+    def _nothing_follows(self) -> bool:
+        return self._values.get("zaibei_wal_following") == {frozenset(): 0}
 
     def _expected(self, metric: Metric, at: str) -> bool:
         if metric.name in STANDBYS:

@@ -60,6 +60,12 @@ def _m(
 _SITE = Where.SITE
 _DECLARED = ("site", "vault", "bucket", "scenario")  # labels whose values the stack names
 STANDBYS = frozenset({"zaibei_replication_lag_bytes", "zaibei_replication_lag_seconds"})
+# Of an archiver that was ended on purpose there is nothing to tell; `zaibei_wal_following` says so.
+OF_A_FOLLOWER = frozenset({
+    "zaibei_wal_archive_age_seconds", "zaibei_wal_receiving", "zaibei_wal_receiver_restarts",
+    "zaibei_wal_slot_held_bytes", "zaibei_wal_spool_bytes", "zaibei_wal_spool_free_bytes",
+    "zaibei_wal_archive_gaps",
+})  # fmt: skip
 # Absent also where all is well: a vault that the guard judged nothing in, a site without copies of its own.
 _MAY_BE_ABSENT = STANDBYS | {
     "zaibei_replication_lag_limit_seconds",
@@ -107,7 +113,9 @@ METRICS: tuple[Metric, ...] = (
     _m("zaibei_backup_restored_age_seconds", "seconds", "vault", "backup_record", "age of the last restore from the vault that was started and counted"),
     _m("zaibei_backup_anomalous", "", "vault", "backup_record", "sources whose last backup in the vault the guard calls anomalous; absent when none was judged"),
     _m("zaibei_backup_overdue", "", "", "backup_record", "scheduled jobs that should have succeeded by now and did not; absent without a schedule"),
-    _m("zaibei_wal_archive_age_seconds", "seconds", "", "backup_record", "upper bound: the archiver's lag when it last told it, and the time since"),
+    _m("zaibei_wal_follower_expected", "", "", "backup_record", "1: the stack promises an RPO for H3 or H4 that is shorter than the time between two backups, so the log must be archived all along"),
+    _m("zaibei_wal_following", "", "", "backup_record", "1: an archiver follows the writer, or died while it did; 0: the last one was ended and left no vault behind, or none was ever begun"),
+    _m("zaibei_wal_archive_age_seconds", "seconds", "", "backup_record", "upper bound: the archiver's lag when it last told it, and the time since; absent while none follows"),
     _m("zaibei_wal_receiving", "", "", "backup_record", "1: the archiver's receiver streams, as it last told; 0: it does not start, or something else holds its slot"),
     _m("zaibei_wal_receiver_restarts", "", "", "backup_record", "how often the receiver was started again since the archiver began"),
     _m("zaibei_wal_slot_held_bytes", "bytes", "", "backup_record", "log that the archiver's slot makes the writer keep on its disk, at least"),

@@ -212,6 +212,8 @@ def samples(
         yield sample("zaibei_probe_seconds", answer.took.total_seconds(), answer.probe, answer.site)
         if answered:
             yield from _alone(answer.probe, answer.site, answer.value, now=now)
+            if answer.probe == "backup_record":
+                yield sample("zaibei_wal_follower_expected", bounds.follower_expected)
     yield from _together(_members(answers), addresses={s.name: s.address for s in access.sites})
     for site, limit in bounds.lag_limit.items():
         yield sample("zaibei_replication_lag_limit_seconds", limit.total_seconds(), site)
@@ -279,6 +281,8 @@ def _backups(record: records.BackupRecord) -> Iterator[Sample]:
             yield sample("zaibei_backup_anomalous", one.anomalous, vault)
     if record.overdue is not None:
         yield sample("zaibei_backup_overdue", record.overdue)
+    if record.following is not None:
+        yield sample("zaibei_wal_following", record.following)
     if record.wal_age is not None:
         yield sample("zaibei_wal_archive_age_seconds", record.wal_age.total_seconds())
     for metric, value in record.wal_facts.items():

@@ -95,6 +95,7 @@ class WalArchiver:
         self._filled = "", 0  # the growing file, and how far it was seen written
         self._system = system
         self._refused: Refused | None = None
+        self._following = True
 
     def __enter__(self) -> Self:
         if self._system is not None:
@@ -120,7 +121,11 @@ class WalArchiver:
             rest = INTERVAL.total_seconds() - (self._clock.monotonic() - begun)
             stop.wait(max(_BREATH, rest))
         self.stop()
-        self.poll(receive=False)
+        # Two: a shipper may be busy with what it saw before the last bytes came.
+        for _ in range(2):
+            self.poll(receive=False, wait_for=_STOP_WITHIN)
+        # What a vault lacks now goes on ageing, and so does the log of a cluster that is no longer there.
+        self._following = self._refused is not None or not self._level()
         told(self.status())
         if self._refused is not None:
             raise self._refused
@@ -148,6 +153,10 @@ class WalArchiver:
             return
         process.end(child, within=_STOP_WITHIN)
         self._streaming = False
+
+    def _level(self) -> bool:
+        """Whether every vault holds all that was received."""
+        return all(lane.position == self._age.newest for lane in self._lanes)
 
     def lag(self) -> timedelta | None:
         """How old the oldest byte may be that was received and is not in every vault; while nothing is
@@ -177,6 +186,7 @@ class WalArchiver:
             held_bytes=up.held_bytes if up else None,
             spool_free_bytes=spool.free_bytes(self._spool) if self._system else None,
             notes=tuple(self._notes[-_NOTES_MAX:]),
+            following=self._following,
         )
 
     def _told(self, repo: Repository) -> VaultLag:

@@ -42,6 +42,9 @@ class BackupRecord:
     wal_gaps: int | None
     overdue: int | None  # scheduled jobs past the time they set themselves; None: no schedule
     wal_facts: Mapping[str, float] = field(default_factory=dict)  # by metric; absent: not said
+    following: bool | None = (
+        None  # False: no archiver was begun, or the last one was ended; None: not said
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +65,8 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
     if raw.get("format") != 1:
         raise Damage(f"{file}: format {raw.get('format')!r} is not 1")
     told = _mapping(raw.get("vaults"), file)
-    newest = _mapping(raw.get("verified_restore") or {}, file)  # of all vaults; once the only one
-    judged = _mapping(raw.get("guard") or {}, file)
+    newest = _or_none(raw.get("verified_restore"), file)  # of all vaults; once the only one
+    judged = _or_none(raw.get("guard"), file)
     records = {}
     for vault in vaults:
         kinds = [_mapping(v, file) for k, v in told.items() if _of(vault, k)]
@@ -86,7 +89,7 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
             last_restored=min(restored, default=None),
             anomalous=_anomalous([v for k, v in judged.items() if _of(vault, k)], file),
         )
-    wal = _mapping(raw.get("wal") or {}, file)
+    wal, following = _or_none(raw.get("wal"), file), _following(raw, file)
     written, lag, gaps = (
         _age(wal.get("at"), now, file),
         _seconds(wal.get("lag_s"), file),
@@ -95,11 +98,25 @@ def backups(file: Path, *, vaults: Sequence[str], now: datetime) -> BackupRecord
     return BackupRecord(
         vaults=records,
         # The lag was true when it was written: an archiver that died must not stay fresh.
-        wal_age=None if written is None or lag is None else written + lag,
+        # One that was ended on purpose archives nothing, and says nothing of now.
+        wal_age=None if written is None or lag is None or following is False else written + lag,
         wal_gaps=len(gaps) if isinstance(gaps, list) else None,
         overdue=_overdue(raw.get("schedule"), now, file),
-        wal_facts=_wal_facts(wal, file),
+        wal_facts={} if following is False else _wal_facts(wal, file),
+        following=following,
     )
+
+
+def _following(raw: Mapping[str, Any], file: Path) -> bool | None:
+    """An archiver of an earlier version did not say when it was ended: it is taken for one that follows."""
+    if "wal" not in raw:
+        return None
+    if raw["wal"] is None:
+        return False
+    said = _mapping(raw["wal"], file).get("following", True)
+    if not isinstance(said, bool):
+        raise Damage(f"{file}: wal.following: neither true nor false: {said!r}")
+    return said
 
 
 def _wal_facts(wal: Mapping[str, Any], file: Path) -> dict[str, float]:
@@ -126,7 +143,7 @@ def _overdue(told: object, now: datetime, file: Path) -> int | None:
         return None
     due = [
         _time(_mapping(job, file).get("due_by"), file)
-        for job in _mapping(_mapping(told, file).get("jobs") or {}, file).values()
+        for job in _or_none(_mapping(told, file).get("jobs"), file).values()
     ]
     return sum(by is not None and by < now for by in due)
 
@@ -230,6 +247,11 @@ def _mapping(value: object, file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Damage(f"{file}: an object was expected where {type(value).__name__} stands")
     return value
+
+
+def _or_none(value: object, file: Path) -> dict[str, Any]:
+    """What never happened is null; anything else that is no object is damage, also when it is empty."""
+    return {} if value is None else _mapping(value, file)
 
 
 def _seconds(value: object, file: Path) -> timedelta | None:

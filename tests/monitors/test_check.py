@@ -12,14 +12,14 @@ import pytest
 
 from monitors import moves
 from monitors.bounds import Bounds
-from monitors.check import Check, check
+from monitors.check import Check, check, must_be_known
 from monitors.metrics import Sample, sample
 from monitors.pages import declared
 from monitors.probes import records
 from monitors.probes.postgres import Member
 from monitors.rules import all_rules
 from monitors.survey import Silence, Survey
-from zaibei.kernel.errors import Damage
+from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.state import marked
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -289,3 +289,25 @@ def test_a_garbled_mark_is_damage_and_marks_no_alert(tmp_path: Path, mark: str) 
     with marked(tmp_path / "running.json", mark), pytest.raises(Damage):
         records.drill_in_progress(tmp_path, sites=SITES)
     assert records.drill_in_progress(tmp_path, sites=SITES) is None
+
+
+def _of_the_log(*samples: Sample) -> tuple[list[str], list[str]]:
+    found = check(all_rules(), Survey(at=NOW, samples=samples, silences=()), BOUNDS)
+    wal = [a for a in found.unknown if a.startswith("Wal")]
+    return [f.alert for f in found.firing if f.alert.startswith("Wal")], wal
+
+
+def test_an_archive_that_nothing_follows_on_purpose_is_not_behind_and_a_warning_says_so() -> None:
+    """`WalArchiveBehind` once fired for ever between two drills, and check-backup could not be proven."""
+    ended = sample("zaibei_wal_following", 0)
+    expected = sample("zaibei_wal_follower_expected", 1)
+    assert _of_the_log(ended, expected) == (["WalNotFollowed"], [])
+    assert _of_the_log(ended, replace(expected, value=0)) == ([], [])
+    assert "WalArchiveBehind" in _of_the_log(expected)[1], "not said is not ended"
+    assert "WalArchiveBehind" in _of_the_log(replace(ended, value=1), expected)[1]
+
+
+def test_an_alert_that_no_rule_has_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(Usage) as wrong:
+        must_be_known("WalArchivBehind", frozenset(r.alert for r in all_rules()))
+    assert wrong.value.hints == ("did you mean WalArchiveBehind?",)

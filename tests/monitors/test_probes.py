@@ -501,3 +501,37 @@ def test_a_site_whose_database_is_gone_says_so_and_nothing_else_about_it(tmp_pat
     assert told == {("zaibei_local_probe_up", ("site-b", "postgres")): 0}
     assert replace(config(file), site="x").site == "x"
     assert {m for m, _ in told} <= BY_NAME.keys()
+
+
+@pytest.mark.parametrize(
+    ("wal", "following"),
+    [
+        ('"wal": null', False),
+        ('"wal": {"at": "2026-01-01T23:59:00Z", "lag_s": 2, "gaps": []}', True),
+        ('"wal": {"at": "2026-01-01T23:59:00Z", "lag_s": 2, "following": false}', False),
+        ('"schedule": null', None),
+    ],
+)
+def test_an_archiver_that_was_ended_on_purpose_has_no_age_and_one_that_says_nothing_is_not_quiet(
+    tmp_path: Path, wal: str, following: bool | None
+) -> None:
+    (tmp_path / "status.json").write_text(f'{{"format": 1, "vaults": {{}}, {wal}}}')
+    told = records.backups(tmp_path / "status.json", vaults=[], now=NOW)
+    assert told.following is following
+    assert (told.wal_age is not None) is (following is True)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"wal": 0', '"wal": []', '"wal": ""', '"wal": false', '"wal": {"following": "no"}', '"wal": {"following": 0}',
+        '"guard": []', '"guard": 0', '"verified_restore": ""', '"schedule": {"jobs": []}', '"schedule": {"jobs": 0}',
+    ],
+)  # fmt: skip
+def test_a_record_with_rubbish_where_nothing_stands_is_damage_and_not_quiet(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "status.json").write_text(f'{{"format": 1, "vaults": {{}}, {text}}}')
+    with pytest.raises(Damage):
+        records.backups(tmp_path / "status.json", vaults=["site-b"], now=NOW)

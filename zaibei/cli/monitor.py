@@ -74,33 +74,38 @@ def serve(
 def check(
     stack: StackFile = None,
     *,
-    only: Annotated[str | None, typer.Option(help="one alert, by name")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="this alert alone, by name; may be repeated")
+    ] = None,
     site: Annotated[str | None, typer.Option(help="what is about one site")] = None,
     json: Json = False,
 ) -> None:
-    """Ask every alert's condition now. Exit 1 when one fires, 3 when the one of --only is unknown at any place."""
+    """Ask every alert's condition now. Exit 1 when one fires, 3 when one of --only is unknown at any place."""
     from monitors.bounds import bounds  # noqa: PLC0415
     from monitors.check import check as judge  # noqa: PLC0415
-    from monitors.check import of_alert  # noqa: PLC0415
+    from monitors.check import must_be_known, of_alerts  # noqa: PLC0415
     from monitors.rules import all_rules  # noqa: PLC0415
     from zaibei.cli.choice import chosen_stack  # noqa: PLC0415
 
     rules, within = all_rules(), bounds(chosen_stack(stack))
     if site is not None and site not in within.sites:
         raise Usage(f"no site {site!r}", hint=f"there are: {', '.join(within.sites)}")
+    known = frozenset(r.alert for r in rules)
+    for alert in only or ():
+        must_be_known(alert, known)
     found = judge(rules, _look(stack)(), within, site=site)
-    if only is not None:
-        found = of_alert(found, only, frozenset(r.alert for r in rules))
+    if only:
+        found = of_alerts(found, only)
     if json:
         emit(found)
     else:
         _say(found)
     if found.firing:
         raise typer.Exit(1)
-    if only is not None and found.unknown:
+    if only and found.unknown:
         places = ", ".join(d.at for d in found.unmeasured if d.at)
         raise Invalid(
-            f"{only}: not measured" + (f" at {places}" if places else ""),
+            f"{', '.join(found.unknown)}: not measured" + (f" at {places}" if places else ""),
             hint="it did not fire where it was measured; zaibei monitor check names the silent probes",
         )
 

@@ -21,6 +21,7 @@ from backup.repository.repository import Repository
 from backup.status import WalStatus
 from backup.wal.archive import Archive
 from infra.data.loopback import Loopback, postgres
+from infra.objectstore.memory import Fault, MemoryStore
 from infra.postgres.server import BIN
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.wait import wait_until
@@ -274,3 +275,30 @@ def test_a_new_timeline_ends_the_wait_for_what_the_old_one_had_written() -> None
     age.sample(10.0, (2, 500), restart=500, ours=True, spool=(2, 500))
     age.look(10.0, (2, 500), streaming=True)
     assert age.of((2, 500), 10.0) == 0.0
+
+
+@pytest.mark.integration
+def test_an_archiver_that_is_ended_says_so_and_one_that_died_does_not(
+    server: Loopback, repo: Repository, tmp_path: Path
+) -> None:
+    """A lab that was kept told of an archive that stands still for ever between two drills."""
+    with archiving(server, repo, tmp_path / "spool") as told:
+        until(lambda: streams(told), "the stream")
+        fill(server, 1)
+        assert told[-1].following, "what it last wrote is all that a monitor has when it dies"
+    assert not told[-1].following
+    status.wal(told[-1], at=CLOCK.now())
+    assert status.read()["wal"]["following"] is False
+
+
+@pytest.mark.integration
+def test_an_archiver_that_is_ended_before_a_vault_has_all_stays_one_that_is_behind(
+    server: Loopback, repo: Repository, tmp_path: Path
+) -> None:
+    with archiving(server, repo, tmp_path / "spool") as told:
+        until(lambda: streams(told), "the stream")
+        assert isinstance(repo.store, MemoryStore)
+        repo.store.faults = dict.fromkeys(range(repo.store.calls + 1, 100000), Fault.BEFORE)
+        fill(server, 1)
+        until(lambda: None if told[-1].vaults[0].error else "well", "the vault to be unreachable")
+    assert told[-1].following
