@@ -47,7 +47,11 @@ class Line:
 
     @property
     def agrees(self) -> bool | None:
-        return None if self.why_not else self.recorded == self.recomputed
+        if self.why_not:
+            return None
+        # `true` is not 1, though Python compares them as equal.
+        plain = isinstance(self.recorded, bool) == isinstance(self.recomputed, bool)
+        return plain and self.recorded == self.recomputed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

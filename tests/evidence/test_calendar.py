@@ -28,7 +28,7 @@ def dates(desk: Desk) -> list[str]:
     ]
 
 
-def ran(desk: Desk, drill: str, verdict: str = "PASS") -> int:
+def ran(desk: Desk, drill: str, verdict: str = "FAIL") -> int:
     desk.evidence.record(Kind.INTENT, {"drill_id": drill})
     said = {"drill_id": drill, "scenario": "power", "verdict": verdict}
     return desk.evidence.record(Kind.OUTCOME, said).index

@@ -193,6 +193,8 @@ ODD = {
     "recorded next to nothing": said(b'{"recorded_at":"yesterday"}'),
     "recorded in another zone": said(b'{"recorded_at":"2026-01-01T08:00:00.000+08:00"}'),
     "recorded without milliseconds": said(b'{"recorded_at":"2026-01-01T08:00:00Z"}'),
+    "recorded at null": said(b'{"recorded_at":null}'),
+    "a key that ends in drill_id": said(b'{"x\\"drill_id":1}'),
     "recorded in month 13": said(b'{"recorded_at":"2026-13-01T08:00:00.000Z"}'),
     "recorded at a number": said(b'{"recorded_at":1767225600}'),
     "an artefact twice": artefact(subject(b"a") + b"," + subject(b"a")),

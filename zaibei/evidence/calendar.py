@@ -10,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from zaibei.evidence.kinds import Kind
+from zaibei.evidence.pass_rules import contradictions
 from zaibei.evidence.record import Entry, Evidence
 from zaibei.evidence.roll import MEASURED, due_items, stamp_of
+from zaibei.evidence.statement import Statement
 
 _FORM = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -33,8 +35,13 @@ def due(
     Never run: a period after it was first planned. Promised before and not answered: as promised.
     """
     found = []
+    intents = {
+        e.statement.drill_id: e.statement
+        for e in logged
+        if e.statement.predicate_type == Kind.INTENT
+    }
     for one in planned:
-        ran = [e for e in logged if _answers(e, one.scenario)]
+        ran = [e for e in logged if _answers(e, one.scenario, intents.get(e.statement.drill_id))]
         last = stamp_of(ran[-1]) if ran else None
         since = datetime.fromisoformat(last) if last else now
         by = (since + one.every).astimezone(UTC).strftime(_FORM)
@@ -67,11 +74,12 @@ def record_due(evidence: Evidence, planned: Sequence[Planned]) -> Entry | None:
     return evidence.record(Kind.SCHEDULE, {"due": wanted})
 
 
-def _answers(entry: Entry, scenario: str) -> bool:
+def _answers(entry: Entry, scenario: str, intent: Statement | None) -> bool:
     said = entry.statement
     return (
         said.predicate_type == Kind.OUTCOME
         and said.predicate.get("verdict") in MEASURED
         and said.predicate.get("scenario") == scenario
         and stamp_of(entry) is not None
+        and not contradictions(said, intent)
     )

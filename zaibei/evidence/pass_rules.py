@@ -5,11 +5,12 @@ the ledger is another question: `zaibei evidence judge` recomputes them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from zaibei.evidence.kinds import Kind
 from zaibei.evidence.statement import Statement
+from zaibei.kernel import canonical
 
 SURGE = ("surge-generator", "surge-expectation")  # the load was as planned, and the service bore it
 REQUIRED = (
@@ -68,11 +69,11 @@ def _losses(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     objects = _number(said, "objects", "lost")
     if goal is None or goal < 0:
         found.append(("没有记录丢失目标（RPO）", "no objective for loss (RPO) is recorded"))
-    if not acked:
+    if not acked or acked < 0:
         found.append(("没有已确认的写入", "no write was acknowledged"))
-    if lost is None:
+    if lost is None or lost < 0:
         found.append(("丢失的写入数没有测得", "the number of lost writes was not measured"))
-    if objects is None:
+    if objects is None or objects < 0:
         found.append(("丢失的对象数没有测得", "the number of lost objects was not measured"))
     if goal == 0 and (lost or objects):
         found.append(
@@ -85,7 +86,7 @@ def _losses(said: Mapping[str, Any]) -> list[tuple[str, str]]:
         took = _number(said, "rpo_s")
         if (
             not took
-            or not took <= goal
+            or not 0 < took <= goal
             or (acked is not None and lost is not None and lost >= acked)
         ):
             found.append(
@@ -114,6 +115,8 @@ def _times(said: Mapping[str, Any]) -> list[tuple[str, str]]:
             found.append(("稳定恢复时间没有测得", "the time to stable recovery was not measured"))
         elif took is None:
             found.append((f"{key} 没有测得", f"{key} was not measured"))
+        elif took < 0:
+            found.append((f"{key} 是负数", f"{key} is negative"))
         elif goal is not None and not took <= goal:
             found.append((f"{key} 超过目标", f"{key} is over the objective"))
     return found
@@ -128,22 +131,25 @@ def _checks(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     named: set[str] = set()
     for check in checks if isinstance(checks, list) else []:
         name = check.get("name") if isinstance(check, Mapping) else None
-        name = name if isinstance(name, str) else "?"
-        named.add(name)
+        if isinstance(name, str):
+            named.add(name)
+        else:
+            name = "?"
+            found.append(("有一项检查没有名称", "a check has no name"))
         if not isinstance(check, Mapping) or check.get("ran") is not True:
             found.append((f"检查未执行：{name}", f"a check did not run: {name}"))
         elif check.get("passed") is not True:
             found.append((f"检查未通过：{name}", f"a check did not pass: {name}"))
     needed = required_of(surge=said.get("surge") is not None)
     listed = said.get("required")
-    if not isinstance(listed, list) or set(needed) - set(map(str, listed)):
+    names = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    if not isinstance(listed, list) or len(names) != len(listed) or set(needed) - set(names):
         found.append(
             ("没有记录完整的必需检查清单", "the list of required checks is absent or not whole")
         )
-    wanted = [*needed, *map(str, listed)] if isinstance(listed, list) else needed
     found += [
         (f"缺少必需的检查：{name}", f"a required check is absent: {name}")
-        for name in dict.fromkeys(wanted)
+        for name in dict.fromkeys([*needed, *names])
         if name not in named
     ]
     return found
@@ -160,12 +166,12 @@ def _artefacts(outcome: Statement) -> list[tuple[str, str]]:
             )
         ]
     named = outcome.predicate.get("artefacts")
-    told = {
-        str(a.get("name")): a.get("sha256")
-        for a in (named if isinstance(named, Sequence) and not isinstance(named, str) else [])
-        if isinstance(a, Mapping)
-    }
-    if told != subjects:
+    listed = [
+        (a.get("name"), a.get("sha256")) if isinstance(a, Mapping) else (None, None)
+        for a in (named if isinstance(named, list) else [])
+    ]
+    # As a list: an item that stands twice, or is no item, is not one of those that were signed.
+    if len(listed) != len(subjects) or any(one not in listed for one in subjects.items()):
         return [
             (
                 "所列原始数据与证据包中的不符",
@@ -182,7 +188,8 @@ def _announced(said: Mapping[str, Any], intent: Statement) -> list[tuple[str, st
         if key in said
         else (f"{key} 已宣布而没有记录", f"{key} was announced and is not recorded")
         for key in BOUND
-        if key in intent.predicate and intent.predicate[key] != said.get(key)
+        if key in intent.predicate
+        and (key not in said or not same(intent.predicate[key], said[key]))
     ]
     subjects = {s.name: s.sha256 for s in intent.subject}
     stack = intent.predicate.get("stack")
@@ -193,6 +200,11 @@ def _announced(said: Mapping[str, Any], intent: Statement) -> list[tuple[str, st
                 (f"{name} 不是所宣布的那一份", f"{name} is not the one that was announced")
             )
     return found
+
+
+def same(one: object, other: object) -> bool:
+    """As signed: `true` is not 1, though Python compares them as equal."""
+    return canonical.dumps(one) == canonical.dumps(other)
 
 
 def left_out(outcome: Statement, intent: Statement | None) -> list[str]:

@@ -17,10 +17,11 @@ from zaibei.evidence.record import Entry
 from zaibei.evidence.statement import RECORDED_AT, Statement
 
 VERDICTS = ("PASS", "FAIL", "INVALID")
-MEASURED = ("PASS", "FAIL")  # INVALID measured nothing, so it answers no schedule
+# INVALID measured nothing, so it answers no schedule; nor does a PASS that its own data deny.
+MEASURED = ("PASS", "FAIL")
 _ITEM = {"by", "drill", "every_s", "owner", "scenario"}
-_BY = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\dZ)?")
-_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_BY = re.compile(r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\dZ)?", re.ASCII)
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 _OWNER = re.compile(r'[^"\\\x00-\x1f]*')  # what a shell reads without unescaping
 
@@ -100,8 +101,10 @@ class RollCall:
             self._list(entry, denied=())
         elif one.predicate_type in {Kind.OUTCOME, Kind.ABORTED}:
             intent = self._intents.pop(str(one.drill_id), None)
-            self._list(entry, denied=tuple(contradictions(one, intent)))
-            self._measure(entry)
+            denied = tuple(contradictions(one, intent))
+            self._list(entry, denied=denied)
+            if not denied:
+                self._measure(entry)
             if entry.index in self._chosen and one.predicate_type == Kind.OUTCOME:
                 lacks = left_out(one, intent)
                 self._lacks += [f"{one.drill_id}: not in this pack: {name}" for name in lacks]

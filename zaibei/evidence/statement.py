@@ -116,7 +116,8 @@ def _check(raw: bytes, one: Statement) -> None:
     if len(set(names)) != len(names):
         raise Usage(f"two artefacts of one statement have the same name: {sorted(names)}")
     stamp = one.predicate.get(RECORDED_AT)
-    if stamp is not None and (not isinstance(stamp, str) or not _STAMP.fullmatch(stamp)):
+    given = RECORDED_AT in one.predicate
+    if given and (not isinstance(stamp, str) or not _STAMP.fullmatch(stamp)):
         raise Usage(f"{RECORDED_AT} is no time: {stamp!r}", hint="2026-01-31T08:00:00.000Z")
     _drill_id_is_plain(raw, one.predicate_type, one.predicate.get("drill_id"))
 

@@ -109,6 +109,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --fingerprint)
       [ $# -ge 2 ] || usage "--fingerprint needs a value"
+      case $2 in *[!0-9A-Fa-f:]*) usage "not a fingerprint: $2" ;; esac
       finger=$(printf %s "$2" | tr -d ':' | tr A-F a-f)
       case $finger in *[!0-9a-f]*) usage "not a fingerprint: $2" ;; esac
       [ ${#finger} -eq 64 ] || usage "not a fingerprint: $2"
@@ -120,18 +121,23 @@ while [ $# -gt 0 ]; do
       case $2 in *[!0-9A-Za-z+/:=]*) usage "--at-least needs SIZE:ROOT as the report prints it" ;; esac
       printf '%s\n' "$2" | grep -q -x '[1-9][0-9]\{0,6\}:[A-Za-z0-9+/]\{43\}=' ||
         usage "--at-least needs SIZE:ROOT as the report prints it"
+      [ "$(printf %s "${2#*:}" | base64 -d | base64 -w0)" = "${2#*:}" ] ||
+        usage "--at-least needs SIZE:ROOT as the report prints it"
       noted="$noted $2"
       shift 2
       ;;
         -*) usage "unknown option $1" ;;
     *)
+      [ -n "$1" ] || usage "a pack without a name"
       [ -z "$pack" ] || usage "one pack at a time"
       pack=$1
       shift
       ;;
   esac
 done
-pack=$(cd -- "${pack:-$here}" && pwd) || usage "no such folder"
+# The point keeps what `$(…)` would drop: the folder "pack" with a line feed is not the folder "pack".
+pack=$(cd -- "${pack:-$here}" && pwd && echo .) || usage "no such folder"
+pack=${pack%?.}
 work=$(mktemp -d) || die "no temporary folder"
 
 # --- small parts -------------------------------------------------------------------------------------
@@ -367,9 +373,10 @@ facts_of() {
   function unfit(    i, j, name, needed, got, goal, lost, held, listed, told) {
     goal = "objective" SEP "rpo_s"
     lost = "objects" SEP "lost"
-    if (!number(goal) || amount(goal) < 0 || !some("acked") || !number("lost") || !number(lost)) return 1
+    if (!number(goal) || amount(goal) < 0 || !number("acked") || amount("acked") <= 0) return 1
+    if (!number("lost") || !number(lost) || amount("lost") < 0 || amount(lost) < 0) return 1
     if (some("lost") || some(lost)) {
-      if (amount(goal) == 0 || !some("rpo_s") || amount("rpo_s") > amount(goal)) return 1
+      if (amount(goal) == 0 || !number("rpo_s") || amount("rpo_s") <= 0 || amount("rpo_s") > amount(goal)) return 1
       if (amount("lost") >= amount("acked")) return 1
     }
     if (!number("phantoms") || !number("resurrected") || !number("epoch_overlap")) return 1
@@ -377,16 +384,18 @@ facts_of() {
     goal = "objective" SEP "rto_s"
     if (!number(goal) || amount(goal) <= 0) return 1
     if (!number("rto_first_s") || !number("rto_stable_s")) return 1
+    if (amount("rto_first_s") < 0 || amount("rto_stable_s") < 0) return 1
     if (amount("rto_first_s") > amount(goal) || amount("rto_stable_s") > amount(goal)) return 1
     if (V[P "negative_control" SEP "condemned"] != "true") return 1
     for (i = 0; i < N[P "checks"]; i++) {
       j = P "checks" SEP i SEP
-      if (V[j "ran"] != "true" || V[j "passed"] != "true") return 1
+      if (V[j "ran"] != "true" || V[j "passed"] != "true" || V[j "name"] !~ /^"/) return 1
       held[V[j "name"]] = 1
     }
     if (T[P "checks"] != "[" || T[P "required"] != "[") return 1
     for (i = 0; i < N[P "required"]; i++) {
       name = V[P "required" SEP i]
+      if (name !~ /^"/) return 1
       listed[name] = 1
       if (!(name in held)) return 1
     }
@@ -512,7 +521,7 @@ list_drills() {
     return a
   }
   function known(item) {
-    if (item !~ /^{"by":"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9](T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]Z)?"(,"drill":"[A-Za-z0-9][A-Za-z0-9_-]*")?(,"every_s":[0-9]+)?(,"owner":"[^"\\]*")?(,"scenario":"[A-Za-z0-9][A-Za-z0-9_-]*")?}$/) return 0
+    if (item !~ /^[{]"by":"[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9](T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]Z)?"(,"drill":"[A-Za-z0-9][A-Za-z0-9_-]*")?(,"every_s":[0-9]+)?(,"owner":"[^"\\]*")?(,"scenario":"[A-Za-z0-9][A-Za-z0-9_-]*")?[}]$/) return 0
     if ((item ~ /,"drill":"/) + (item ~ /,"scenario":"[^"]*"}$/) != 1) return 0
     return length(name_of(item)) <= 80
   }
@@ -522,7 +531,7 @@ list_drills() {
     name = name_of(item)
     n = length(by) == 10 ? 10 : 19
     for (j = at + 1; j <= count; j++) {
-      if (kind[j] != "drill" || (verdict[j] != "PASS" && verdict[j] != "FAIL")) continue
+      if (kind[j] != "drill" || refuted[j] || (verdict[j] != "PASS" && verdict[j] != "FAIL")) continue
       if (scenario[j] != "\"" name "\"" && drill[j] != name) continue
       if (stamp[j] == "") continue
       late = substr(stamp[j], 1, n) > substr(by, 1, n)
@@ -538,7 +547,7 @@ list_drills() {
     }
     return unfit[before]
   }
-  function lacks(j, name) { if (!((j, name) in held) && !((j, name ".gz") in held)) print "note: " drill[j] ": not in this pack: " name }
+  function lacks(j, name) { if (!((j, name) in held)) print "note: " drill[j] ": not in this pack: " name }
   BEGIN { now = packed }
   $1 == "entry" { count++; entry[count] = $2; kind[count] = $3; drill[count] = $4; chosen[count] = $5 }
   $1 == "verdict" { verdict[count] = $2 }
@@ -560,13 +569,16 @@ list_drills() {
       word = verdict[j]
       if (kind[j] == "intent") word = "no end in this log"
       if (kind[j] == "aborted") word = "aborted"
-      if (word == "PASS" && (denied[j] || announced_otherwise(intent, j))) word = "INVALID, recorded as PASS"
+      if (word == "PASS" && (denied[j] || announced_otherwise(intent, j))) {
+        word = "INVALID, recorded as PASS"
+        refuted[j] = 1
+      }
       print "drill " drill[j] ": " word (chosen[j] ? "" : " (not chosen)")
       if (kind[j] == "drill" && chosen[j]) {
         lacks(intent, "stack.json")
         lacks(intent, "plan.json")
-        lacks(j, "ledger.jsonl")
-        lacks(j, "readback.jsonl")
+        if (!((j, "ledger.jsonl.gz") in held)) lacks(j, "ledger.jsonl")
+        if (!((j, "readback.jsonl.gz") in held)) lacks(j, "readback.jsonl")
       }
     }
     if (!schedules) print "note: schedule: none"
@@ -638,7 +650,7 @@ CANONICAL='
       if (last != "" && sort == last) { bad("a key that stands twice in one object"); return }
       if (last != "" && sort < last) { bad("keys that are not sorted"); return }
       last = sort
-      if (key == "drill_id") drills++
+      if (key ~ /(^|")drill_id$/) drills++ # also at the end of a longer key: text that a search would find
       if (B[P] != 58) { bad("a key without its colon"); return }
       P++
       value(path "/" step(key), depth)
