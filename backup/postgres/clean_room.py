@@ -17,6 +17,7 @@ from typing import Final
 
 import psycopg
 
+from backup.errors import NotEmpty
 from backup.format import wal_segment
 from backup.format.snapshot import Snapshot
 from backup.mask.apply import Masking, mask_room
@@ -54,19 +55,25 @@ def restored(
     amcheck: bool = False,
     pages: bool = False,
     masking: Masking | None = None,
+    keep: Path | None = None,
     within: timedelta = RECOVERY_WITHIN,
 ) -> Iterator[Room]:
-    """Restore, recover, start, hand over; stop and wipe when left. `pages`: first every page's checksum,
+    """Restore, recover, start, hand over; stop and wipe when left, unless it is to `keep`. `pages`: first every page's checksum,
     which takes a clean stop and a second start. `amcheck`: pg_amcheck. `masking`: personal data is masked
     before anybody but us gets in, or the room stays closed (Refused, Damage). Raises WalGap or Damage when
     the log does not reach the target, ToolFailed (with the server's log), Unreachable when recovery is not
     through in time."""
-    with tempfile.TemporaryDirectory(prefix="zb-", dir=workdir) as made:
+    if keep is not None and masking is not None:
+        raise Usage(
+            "a masked room is wiped: what is written in it is not flushed",
+            hint="--keep alone keeps the database in plain",
+        )
+    with _kept(keep) if keep is not None else _wiped(workdir) as made:
         room = restore_database(
             repo,
             snapshot,
             target or Target(),
-            Path(made),
+            made,
             clock=clock,
             progress=progress,
             user=user,
@@ -87,6 +94,32 @@ def restored(
             if masking is not None:
                 _mask(room, masking, clock, progress)
             yield room
+
+
+@contextmanager
+def _wiped(workdir: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="zb-", dir=workdir) as made:
+        yield Path(made)
+
+
+@contextmanager
+def _kept(at: Path) -> Iterator[Path]:
+    """A directory that stays, with the database as it was recovered; empty again after an error. Raises NotEmpty."""
+    made = at.resolve()
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as other:
+        raise Usage(f"{at} is not a directory") from other
+    if any(made.iterdir()):
+        raise NotEmpty(f"{at} is not empty", hint="restore into a new directory")
+    made.chmod(0o700)  # before anything is in it
+    try:
+        yield made
+    except BaseException:
+        for path in made.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise
+    shutil.rmtree(made / "archive")  # all of it that counts is in the database
 
 
 def restore_database(

@@ -166,12 +166,13 @@ def _ended(room: Room) -> ZaibeiError:
             f"recovery to {what}: {short}: {room.hole}",
             hint="restore from the other vault, or to a target before the gap",
         )
-    last = last_completed(said)
+    last, named = last_completed(said), room.target.how == "name"
     return Damage(
-        f"recovery to {what}: {short}: the vault's log does not hold it"
-        + (f": its last commit is of {last}" if last else ""),
+        f"recovery to {what}: {short}: the vault's log does not hold it after snapshot"
+        f" {room.snapshot.sequence}" + (f": its last commit is of {last}" if last else ""),
         hint=(
             "is the target right, and later than the backup? the other vault may hold more",
+            *(["a name from before this backup: give an older snapshot by its number"] * named),
             "--to latest goes as far as the log does",
         ),
     )

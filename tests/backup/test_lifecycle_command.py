@@ -154,6 +154,16 @@ def test_forget_and_gc_as_a_policy_would_and_what_they_say(vaults: Vaults) -> No
     assert vaults.sound()
 
 
+def test_what_was_to_be_kept_and_is_nowhere_is_said(vaults: Vaults) -> None:
+    words = ("forget", "--keep-last", "1", "--keep-tag", "releese", "--keep-label", "etc")
+    _, told, _ = vaults.run(*words, "--dry-run")
+    assert told["notes"] == [
+        "--keep-label etc: no snapshot has it",
+        "--keep-tag releese: no snapshot has it",
+    ]
+    assert "note: --keep-tag releese" in vaults.run(*words, "--dry-run", json_=False)[1][""]
+
+
 def test_what_forget_would_be_refused_is_said_before_anybody_confirms(vaults: Vaults) -> None:
     before = vaults.bytes_of()
     for more in ((), ("--dry-run",), ("--confirm", vaults.b.name)):

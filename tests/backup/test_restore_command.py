@@ -152,6 +152,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[tuple[str, ...], str]]:
             ("restore", "latest", "--target", t, "--versions-at", "2026-01-01T00:00:00"),
             "does not say its zone",
         ),
+        "an empty target": (("restore", "latest", "--target", ""), "is empty"),
         "two sources": (("run", "--files", t, "--bucket", "site-a/x"), "one source a run"),
         "rules of a bucket": (("run", "--bucket", "site-a/x", "--exclude", "x"), "for files"),
         "no such source": (("run", "--files", f"{t}/nowhere"), "no such file"),
@@ -161,7 +162,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[tuple[str, ...], str]]:
 @pytest.mark.parametrize("what", [
     "no target", "both targets", "full target", "target a file", "no such number", "no such name",
     "a rule that is none", "nothing matches", "no bucket", "a time of a tree",
-    "a time without zone", "two sources", "rules of a bucket", "no such source",
+    "a time without zone", "an empty target", "two sources", "rules of a bucket", "no such source",
 ])  # fmt: skip
 def test_a_wrong_request_ends_with_2_and_says_why(
     zaibei: Run, source: Path, tmp_path: Path, what: str

@@ -170,6 +170,17 @@ def test_an_empty_variable_is_no_source(
     assert vault.sequences() == []
 
 
+@pytest.mark.parametrize("said", ["", " ", "\n"])
+@pytest.mark.parametrize("option", ["--host", "--label", "--accept"])
+def test_an_empty_variable_is_no_name_and_no_reason(
+    option: str, said: str, zaibei: Zaibei, vault: Repository, some_files: Path
+) -> None:
+    """It would be this machine's name, no label, and no reason: none of them was meant."""
+    code, _, words = zaibei("run", "--files", some_files, option, said)
+    assert code == 2 and f"{option} is empty" in words
+    assert vault.sequences() == []
+
+
 def test_a_link_that_is_named_is_followed_and_that_is_told(
     zaibei: Zaibei, vault: Repository, some_files: Path, tmp_path: Path
 ) -> None:

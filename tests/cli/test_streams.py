@@ -89,6 +89,14 @@ def test_an_answer_that_cannot_be_written_is_an_error_in_a_line(
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
 
 
+def test_without_assertions_there_is_no_answer_but_the_reason_and_it_is_json_too(
+    place: Place,
+) -> None:
+    done = place.run("list", "--json", PYTHONOPTIMIZE="1")
+    assert done.returncode == 2
+    assert "PYTHONOPTIMIZE" in json.loads(done.stdout)["error"]["hints"][0]
+
+
 def test_a_backup_whose_answer_is_lost_is_there(place: Place) -> None:
     before = place.run("list").stdout.count("\n")
     done = place.run("run", "--files", str(place.base / "人口"), redirect=">/dev/full")

@@ -191,6 +191,15 @@ def test_a_name_that_the_stack_does_not_have_is_refused(runbook: str, odd: dict[
     check_names(book, given(book, right), DECLARED)
 
 
+def test_what_is_left_in_the_target_is_what_was_recovered_to_the_moment() -> None:
+    """A base backup without its log is not the moment that was asked for and counted."""
+    book = find("restore-database").runbook
+    words = [list(s.action.args["argv"]) for s in book.steps]  # type: ignore[call-overload]
+    writing = [argv for argv in words if "{target}" in argv]
+    assert [argv[:2] for argv in writing] == [["backup", "rehearse"]]
+    assert [argv[argv.index("--to") + 1] for argv in writing] == ["{to}"]
+
+
 def test_a_database_is_not_accepted_where_the_stack_is_not_known() -> None:
     book = find("restore-database").runbook
     values = given(book, {"database": "health_code", "target": "/srv/room"})

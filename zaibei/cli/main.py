@@ -64,8 +64,17 @@ def run() -> None:
     """The console script."""
     if sys.flags.optimize:
         # Assertions tell bugs; a run without them could report a pass that was never checked.
-        print("refused: python -O takes the assertions away", file=sys.stderr)
-        sys.exit(2)
+        from zaibei.cli.console import complain  # noqa: PLC0415
+        from zaibei.kernel.errors import Usage  # noqa: PLC0415
+
+        complain(
+            Usage(
+                "python -O takes the assertions away",
+                hint="run it without -O, and without PYTHONOPTIMIZE",
+            ),
+            _USAGE,
+        )
+        sys.exit(_USAGE)
     try:
         _run()
     except KeyboardInterrupt:

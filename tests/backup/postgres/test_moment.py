@@ -2,8 +2,11 @@
 
 import json
 import os
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +26,7 @@ from backup.run import run_postgres
 from backup.wal.archive import Archive
 from infra.data.loopback import Loopback, postgres
 from infra.objectstore.directory import DirectoryStore
+from infra.postgres.server import BIN
 from zaibei.kernel.clock import SystemClock
 from zaibei.kernel.errors import Damage, Usage
 from zaibei.kernel.progress import Silent
@@ -131,6 +135,7 @@ class Past:
         self.back_up()
         self.sql("INSERT INTO visit VALUES (1)", "population")
         self.between = self.now()
+        self.sql("SELECT pg_create_restore_point('between')")
         self.sql("DROP TABLE visit", "population")
         self.sql("SELECT pg_switch_wal()")
         self.back_up()
@@ -235,6 +240,52 @@ def test_a_moment_after_the_end_of_the_log_is_no_success(past: Past) -> None:
     assert isinstance(error, dict)
     assert "its last commit is of" in error["message"]
     assert "--to latest goes as far as the log does" in error["hints"]
+
+
+@pytest.mark.integration
+def test_a_name_from_before_the_newest_backup_is_not_called_absent_from_the_vault(
+    past: Past,
+) -> None:
+    error = past.rehearse("latest", "--to", "name=between", code=1)["error"]
+
+    assert isinstance(error, dict)
+    assert "does not hold it after snapshot 2" in error["message"]
+    assert "give an older snapshot by its number" in str(error["hints"])
+    assert past.rehearse("1", "--to", "name=between", code=0)["snapshot"] == 1
+
+
+@pytest.mark.integration
+def test_what_is_kept_is_the_database_as_of_the_moment_and_not_as_of_the_backup(
+    past: Past,
+) -> None:
+    home = Path(tempfile.mkdtemp(prefix="zbk-", dir="/var/tmp"))
+    home.chmod(0o755)
+    kept = home / "kept"
+    try:
+        told = past.rehearse("latest", "--to", f"time={past.between}", "--keep", str(kept), code=0)
+        assert told["kept"] == str(kept / "data")
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+        account = "postgres" if os.geteuid() == 0 else None
+        row = subprocess.run(
+            [BIN / "postgres", "--single", "-D", kept / "data", "population"],
+            input="SELECT n FROM visit\n", user=account, cwd=kept,
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+        assert 'n = "1"' in row, "dropped after the moment, made before it, filled after the backup"
+        full = past.rehearse("latest", "--to", f"time={past.between}", "--keep", str(kept), code=2)
+        assert "is not empty" in str(full["error"])
+        past.rehearse("1", "--to", "name=nowhere", "--keep", str(home / "none"), code=1)
+        assert not any((home / "none").iterdir()), "nothing that is not the moment is left there"
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("more", [("--mask",), ("--hold", "1s")])
+def test_a_database_that_is_kept_is_in_plain_and_says_so(past: Past, more: tuple[str, ...]) -> None:
+    told = past.rehearse("latest", "--keep", "/var/tmp/never-made", *more, code=2)
+    assert "in plain" in str(told["error"])
+    assert not Path("/var/tmp/never-made").exists()
 
 
 @pytest.mark.integration

@@ -797,6 +797,16 @@ def test_a_lock_that_no_run_could_have_is_refused_when_the_job_is_added(
     assert state.jobs() == ()
 
 
+def test_a_policy_that_counts_one_period_twice_is_refused(
+    opened: tuple[str, ...], some_files: Path
+) -> None:
+    """Which of the two is meant decides what is forgotten."""
+    job = ("schedule", "add", "etc", "--every", "1h", "--files", str(some_files), *opened)
+    refused = zaibei(*job, "--keep", "daily=14", "--keep", "daily=1")
+    assert refused.returncode == 2 and "one of them twice" in refused.stderr
+    assert state.jobs() == ()
+
+
 def test_a_password_in_the_url_of_a_bucket_is_not_stored(opened: tuple[str, ...]) -> None:
     job = ("schedule", "add", "b", "--every", "1h", *opened)
     refused = zaibei(*job, "--bucket", "s3+https://u:hunter2@127.0.0.1:1/b")

@@ -9,11 +9,12 @@ import typer
 from zaibei.cli.backup.collected import cleared_told, gc_told
 from zaibei.cli.backup.rolled import ends_lost, loudly
 from zaibei.cli.backup.shared import Json, Password, Repo, app, opened, say, told
-from zaibei.cli.backup.sources import GroupBy, grouped_by
+from zaibei.cli.backup.sources import GroupBy, grouped_by, idle_words, zone_named
 from zaibei.cli.console import labelled, progress
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
+    from backup.lifecycle.retention import Decision
     from backup.repository.repository import Repository
     from infra.objectstore.contract import ObjectStore
 
@@ -101,14 +102,16 @@ def forget(
                 within=duration(keep_within),
                 tags=tuple(keep_tag or ()),
                 labels=tuple(keep_label or ()),
-                zone=_zone(zone),
+                zone=zone_named(zone),
             )
         repos = opened(repo, password_file)
         act = confirmed([r.name for r in repos], confirm, dry_run=dry_run)
         out: dict[str, Any] = {}
         lines: list[str] = []
+        seen: list[Decision] = []
         for one in repos:
             decisions = forgetting.decide(one, policy, by=by) if policy else ()
+            seen += decisions
             asked = [d.entry.sequence for d in decisions if not d.keep] or sorted(
                 set(snapshots or ())
             )
@@ -131,7 +134,9 @@ def forget(
             lines += [f"{one.name}  {s:>4}  forgotten already" for s in already]
             named = f": {', '.join(map(str, gone))}" if gone else ""
             lines.append(f"{one.name}: {len(gone)} {'forgotten' if act else 'to forget'}{named}")
-    say(json, {"done": act, "repositories": out}, lines)
+    notes = idle_words(keep_tag, keep_label, seen)
+    lines += [f"note: {n}" for n in notes]
+    say(json, {"done": act, "repositories": out, "notes": notes}, lines)
     raise typer.Exit(0 if act or dry_run else 2)
 
 
@@ -389,12 +394,3 @@ def deleters(
     stores = stack.stack_stores(role=vault_urls.DELETER)
     assert len(stores) == len(repos)
     return stores
-
-
-def _zone(name: str) -> Any:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415
-
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as bad:
-        raise Usage(f"no time zone {name!r}", hint="Asia/Shanghai, UTC") from bad

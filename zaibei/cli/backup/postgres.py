@@ -16,11 +16,16 @@ from zaibei.cli.backup.shared import (
     distinct,
     opened,
     say,
+    some_path,
     told,
 )
 from zaibei.cli.console import progress
 from zaibei.kernel.errors import Usage
 
+_KEPT = (
+    "kept in {0}, stopped, personal data in plain: postgres -D {0} -c config_file={1}/room.conf starts it as here;"
+    " the settings in it are those of the server that was backed up"
+)
 _WORDS = {True: "passed", False: "FAILED", None: "unknown"}
 
 
@@ -28,7 +33,17 @@ _WORDS = {True: "passed", False: "FAILED", None: "unknown"}
 def rehearse(
     snapshot: Which = "latest",
     to: Annotated[str, typer.Option(help="latest, time=…, lsn=… or name=…")] = "latest",
-    workdir: Annotated[Path, typer.Option(help="Room for the whole database.")] = Path("/var/tmp"),
+    workdir: Annotated[
+        Path, typer.Option(help="Room for the whole database.", parser=some_path, metavar="<path>")
+    ] = Path("/var/tmp"),
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the recovered database here: an empty or new directory.",
+            parser=some_path,
+            metavar="<path>",
+        ),
+    ] = None,
     timeline: Annotated[
         int | None, typer.Option(help="End on this timeline, not on the newest.")
     ] = None,
@@ -65,7 +80,7 @@ def rehearse(
     password_file: Password = None,
     json: Json = False,
 ) -> None:
-    """Restore a PostgreSQL snapshot into a clean room, recover, start it, count, and wipe it.
+    """Restore a PostgreSQL snapshot into a clean room, recover, start it, count, and wipe it, unless with --keep.
 
     Every user database is counted and checksummed; the time is from nothing to answering queries. Nobody
     is let in, unless with --hold: then personal data is masked first. With --point also what rows name
@@ -78,8 +93,13 @@ def rehearse(
         from backup.postgres.table_facts import table_facts  # noqa: PLC0415
         from backup.run import latest  # noqa: PLC0415
         from infra.postgres.server import databases  # noqa: PLC0415
+        from zaibei.cli.backup.restore import demand_apart  # noqa: PLC0415
         from zaibei.kernel.units import duration  # noqa: PLC0415
 
+        if keep is not None:
+            if mask or hold or authorisation is not None:
+                raise Usage("--keep keeps the database in plain", hint="without masking and --hold")
+            demand_apart(keep, repo or ())
         all_opened = opened(repo, password_file)
         found = None
         note: str | None = None
@@ -123,6 +143,7 @@ def rehearse(
             amcheck=amcheck,
             pages=pages,
             masking=wanted,
+            keep=keep,
         ) as room:
             bar.step("counting rows")
             tables = {d: table_facts(room.dsn(d)) for d in databases(room.dsn())}
@@ -168,6 +189,7 @@ def rehearse(
             "recovered_lsn": room.recovered_lsn,
             "recovered": room.recovered,
             "checks": room.checks,
+            "kept": room.data if keep is not None else None,
             "masked": room.masked,
             "authorisation": wanted.authorisation if wanted else None,
             "databases": tables,
@@ -178,6 +200,7 @@ def rehearse(
                 f" {room.took.total_seconds():.1f} s, recovered to {room.recovered_lsn}"
             ),
             *([note] if note else []),
+            *([_KEPT.format(room.data, room.directory)] if keep is not None else []),
             *(f"{c.name}: {_WORDS[c.passed]}: {c.detail}" for c in room.checks),
             *(line for d in loose for line in dangling.told(d)),
             *(f"{d}.{t}: {f.rows} rows" for d, all_ in tables.items() for t, f in all_.items()),
@@ -243,7 +266,10 @@ def authorise(
 @app.command()
 def wal(
     postgres: Annotated[str | None, typer.Option(help="conninfo of the writer.")] = None,
-    spool: Annotated[Path | None, typer.Option(help="A directory on a durable disk.")] = None,
+    spool: Annotated[
+        Path | None,
+        typer.Option(help="A directory on a durable disk.", parser=some_path, metavar="<path>"),
+    ] = None,
     repo: Repo = None,
     password_file: Password = None,
 ) -> None:

@@ -22,6 +22,7 @@ from zaibei.cli.backup.shared import (
     app,
     moment,
     say,
+    some_path,
     told,
 )
 from zaibei.cli.backup.sources import demand_rules
@@ -42,7 +43,10 @@ _AFTER_CUT = "what has its name is whole: the same command with --resume goes on
 @app.command()
 def restore(
     snapshot: Which,
-    target: Annotated[Path | None, typer.Option(help="An empty or new directory.")] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="An empty or new directory.", parser=some_path, metavar="<path>"),
+    ] = None,
     to_bucket: Annotated[
         str | None, typer.Option(help="Objects into s3+https://HOST/BUCKET, or SITE/BUCKET; empty.")
     ] = None,
@@ -97,7 +101,7 @@ def restore(
         filters: dict[str, Any] = {}
         only, without = Rules.of(include or ()), Rules.of(exclude or ())
         if target is not None:
-            _demand_apart(target, repo or ())
+            demand_apart(target, repo or ())
         fresh = target is not None and not target.exists()
         able, unknown = answering(repo, password_file, as_of=as_of)
         watched = [] if as_of else [r for r in able if r is not None]
@@ -191,7 +195,7 @@ def _rights(fields: dict[str, Any], *, special: bool) -> list[str]:
     ]
 
 
-def _demand_apart(target: Path, urls: Sequence[str]) -> None:
+def demand_apart(target: Path, urls: Sequence[str]) -> None:
     """Raises Usage for a target in a repository's own directory, where it would be taken for objects, and for a
     repository in the target."""
     where = target.resolve()

@@ -28,8 +28,10 @@ from zaibei.cli.backup.sources import (
     Tags,
     Unreadable,
     demand_rules,
+    demand_said,
     labels,
     source_of,
+    word,
 )
 from zaibei.cli.console import progress
 from zaibei.kernel.errors import Usage
@@ -95,17 +97,18 @@ def run(
     repo: Repo = None,
     password_file: Password = None,
     label: Annotated[
-        str, typer.Option(help="What `list`, retention and the guard know it by.")
-    ] = "",
-    host: Host = "",
+        str | None, typer.Option(help="What `list`, retention and the guard know it by.")
+    ] = None,
+    host: Host = None,
     tag: Tags = None,
     retain: Annotated[str | None, typer.Option(help="Lock what the snapshot needs: 30d.")] = None,
     retain_max: Annotated[
         str, typer.Option(help="Refuse a longer --retain: nobody can shorten it later.")
     ] = "400d",
     accept: Annotated[
-        str, typer.Option(help="Why a change that the guard will call anomalous is meant.")
-    ] = "",
+        str | None,
+        typer.Option(help="Why a change that the guard will call anomalous is meant."),
+    ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Leave out, as in .gitignore; repeatable.")
     ] = None,
@@ -136,7 +139,9 @@ def run(
         demand_rules(exclude, "--exclude")
         demand_rules(allow_unreadable, "--allow-unreadable")
         known_by = labels(host, tag)
-        label, accept = text(label, "--label"), text(accept, "--accept")
+        if accept is not None:
+            demand_said(accept, "--accept")
+        label, accept = word(label, "--label"), text(accept or "", "--accept")
         kept, longest = duration(retain) if retain else None, duration(retain_max)
         if not (paths or postgres or bucket or stdin is not None):
             need_source()  # before a vault is opened

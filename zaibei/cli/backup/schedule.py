@@ -47,7 +47,7 @@ def add(
     ] = None,
     allow_unreadable: Unreadable = None,
     allow_empty: AllowEmpty = False,
-    host: Host = "",
+    host: Host = None,
     tag: Tags = None,
     jitter: Annotated[str, typer.Option(help="Spread the start over so long.")] = "0s",
     timeout: Annotated[str, typer.Option(help="A run that takes longer is ended.")] = "12h",
@@ -289,9 +289,12 @@ def repositories(job: "Job") -> Any:
 
 def _kept(said: list[str] | None) -> dict[str, int] | None:
     try:
-        return {k: int(n) for k, n in (one.split("=", 1) for one in said)} if said else None
+        kept = {k: int(n) for k, n in (one.split("=", 1) for one in said)} if said else None
     except ValueError as bad:
         raise Usage(f"--keep {' '.join(said or [])}: not a number", hint="--keep daily=14") from bad
+    if said and kept is not None and len(kept) < len(said):
+        raise Usage(f"--keep {' '.join(said)}: one of them twice", hint="--keep daily=14")
+    return kept
 
 
 def _next(job: "Job") -> datetime | None:

@@ -183,6 +183,13 @@ def _of_this_machine(bad: OSError) -> ZaibeiError:
     return ZaibeiError(message, hint=hint)
 
 
+def some_path(said: str) -> Path:
+    """A path of the command line. An empty one, of a variable that is not set, would be the current directory."""
+    if not said:
+        raise typer.BadParameter("is empty: a variable that is not set?")
+    return Path(said)
+
+
 def text(said: str, option: str) -> str:
     """What people will read in a listing. Raises Usage for bytes that are no text."""
     try:

@@ -1,5 +1,6 @@
 """What the commands that make snapshots share: the options that name a source, and what it is known by."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,6 +9,7 @@ from zaibei.cli.backup.shared import text
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
+    from backup.lifecycle.retention import Decision
     from backup.sources.roots import Root
 
 Files = Annotated[
@@ -15,7 +17,7 @@ Files = Annotated[
     typer.Option("--files", metavar="[NAME=]PATH", help="A file or directory; repeatable."),
 ]
 Host = Annotated[
-    str,
+    str | None,
     typer.Option(
         envvar="ZAIBEI_HOST",
         help="Whose data it is, if not this machine's: a container has a new name each time.",
@@ -48,22 +50,34 @@ def given(files: list[str] | None) -> "list[Root]":
 def demand_rules(lines: list[str] | None, option: str) -> None:
     """Raises Usage for a rule of the command line that says nothing: an empty variable, or a name taken for a comment."""
     for line in lines or ():
-        if not line.strip():
-            raise Usage(f"{option} is empty", hint="a variable that is not set?")
+        demand_said(line, option)
         if line.startswith("#"):
             raise Usage(
                 f"{option} {line!a}: a comment", hint=f"'\\{line}' is a name that begins with #"
             )
 
 
-def labels(host: str, tags: list[str] | None) -> dict[str, Any]:
+def labels(host: str | None, tags: list[str] | None) -> dict[str, Any]:
     """What a snapshot is known by, beside its label. Raises Usage for what is no word."""
-    for option, said in (("--host", host), *(("--tag", t) for t in tags or ())):
-        if said and not (text(said, option).isprintable() and said.strip() == said):
-            raise Usage(f"{option} {said!a}: a name without line breaks and spaces around it")
-    if tags and "" in tags:
-        raise Usage("--tag is empty", hint="a variable that is not set?")
-    return {"host": host, "tags": tuple(tags or ())}
+    return {
+        "host": word(host, "--host"),
+        "tags": tuple(word(t, "--tag") for t in tags or ()),
+    }
+
+
+def word(said: str | None, option: str) -> str:
+    """Empty when it is not given. Raises Usage for one that is given and says nothing, and for what is no word."""
+    if said is None:
+        return ""
+    demand_said(said, option)
+    if not (text(said, option).isprintable() and said.strip() == said):
+        raise Usage(f"{option} {said!a}: a name without line breaks and spaces around it")
+    return said
+
+
+def demand_said(said: str, option: str) -> None:
+    if not said.strip():
+        raise Usage(f"{option} is empty", hint="a variable that is not set?")
 
 
 def grouped_by(said: str) -> frozenset[str]:
@@ -74,6 +88,25 @@ def grouped_by(said: str) -> frozenset[str]:
     if strange := sorted(by - set(GROUPABLE)):
         raise Usage(f"--group-by {strange[0]}", hint=f"any of {', '.join(GROUPABLE)}")
     return by
+
+
+def zone_named(name: str) -> Any:
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415
+
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as bad:
+        raise Usage(f"no time zone {name!r}", hint="Asia/Shanghai, UTC") from bad
+
+
+def idle_words(
+    tags: list[str] | None, labels: list[str] | None, decided: "Sequence[Decision]"
+) -> list[str]:
+    """What should keep snapshots, and no snapshot has: a typing error would let them go in silence."""
+    idle = {f"--keep-tag {t}" for t in tags or ()} | {f"--keep-label {b}" for b in labels or ()}
+    for one in decided:
+        idle -= {f"--keep-label {one.entry.label}", *(f"--keep-tag {t}" for t in one.entry.tags)}
+    return [f"{one}: no snapshot has it" for one in sorted(idle)]
 
 
 def source_of(files: list[str] | None, postgres: str | None, bucket: str | None) -> "list[Root]":
