@@ -86,6 +86,13 @@ def test_the_archiver_takes_no_password_in_its_conninfo(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "PGPASSFILE" in done.stderr and SECRET not in done.stderr
 
 
+def test_a_spool_that_is_no_directory_is_refused_and_not_tried_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_text("")
+    words = ["wal", "--postgres", "host=x", "--spool", str(tmp_path / "spool")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "spool is not a directory" in done.stderr
+
+
 def test_nor_does_the_source_itself_whoever_calls_it(vault: Repository) -> None:
     """A job that was added once, a library's caller: argv is in the process list in any case."""
     with pytest.raises(Usage, match="holds a secret: password") as refused:

@@ -285,6 +285,8 @@ def wal(
 
         if postgres is not None:
             without_secrets(postgres)
+        if spool is not None and spool.exists() and not spool.is_dir():
+            raise Usage(f"--spool {spool} is not a directory")  # no try of it would ever succeed
         conninfo, secret = (postgres, None) if postgres else writer_doors()
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
