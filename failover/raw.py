@@ -84,10 +84,13 @@ def put(
 @contextmanager
 def opened(folder: Path, name: str) -> Iterator[Path]:
     """The plain file, wherever it lies. Raises Invalid when the pack does not hold it."""
+    packed = folder / f"{name}.gz"
     if (folder / name).is_file():
+        # One of the two would be judged, and the other read by whoever opens the pack.
+        if packed.exists():
+            raise Damage(f"{name} is in this pack twice, plain and compressed")
         yield folder / name
         return
-    packed = folder / f"{name}.gz"
     if not packed.is_file():
         raise Invalid(f"{name} is not in this pack")
     with tempfile.TemporaryDirectory(prefix="zaibei-judge.") as work:
@@ -116,7 +119,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             raise Damage(f"{name} is larger than any such file")
         try:
             found = json.loads(path.read_bytes())
-        except ValueError as bad:
+        except (ValueError, RecursionError) as bad:
             raise Damage(f"{name} is not JSON: {bad}") from bad
     if not isinstance(found, dict):
         raise Damage(f"{name} is not an object")

@@ -230,7 +230,7 @@ def _objective(stack: Mapping[str, Any], scenario: Scenario) -> Objective:
             rto=timedelta(seconds=declared[0]["rto"]),
             rpo=timedelta(seconds=declared[0]["rpo"]),
         )
-    except (KeyError, IndexError, TypeError, ValueError) as bad:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as bad:
         raise Damage(
             f"{raw.STACK} declares no objective of {scenario.database} for {scenario.hazard.value}"
         ) from bad

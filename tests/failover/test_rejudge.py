@@ -346,3 +346,37 @@ def test_who_ran_it_is_named_with_the_person_the_stack_declares(drill: Made) -> 
     assert told["host_role"] == "operator"
     assert told["user"]
     assert who.ran_by(stack, environ={}, host="a\x1b[2J")["host"] == "a[2J"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("watch.json", "[" * 100_000),
+        ("watch.json", '{"cpu_some_pct_max":' + "9" * 5000 + "}"),
+        ("plan.json", "[" * 100_000),
+        ("stack.json", "[" * 100_000),
+    ],
+    ids=["watch, deep", "watch, 5,000 digits", "plan, deep", "stack, deep"],
+)
+def test_raw_data_that_no_parser_takes_are_not_recomputable(
+    drill: Made, name: str, content: str
+) -> None:
+    (drill.artefacts / name).write_text(content)
+    drill.renamed()
+    assert any(name in why for why in drill.judged().missing)
+
+
+def test_an_objective_beyond_any_clock_is_no_objective(drill: Made) -> None:
+    stack = json.loads((drill.artefacts / raw.STACK).read_text())
+    for database in stack["databases"]:
+        for objective in database["objectives"]:
+            objective["rto"] = 1e300
+    (drill.artefacts / raw.STACK).write_text(json.dumps(stack))
+    assert any("declares no objective" in why for why in drill.judged().missing)
+
+
+def test_two_ledgers_in_one_pack_are_not_recomputable(drill: Made) -> None:
+    """One would be judged, and the auditor would open the other."""
+    (drill.artefacts / f"{raw.LEDGER}.gz").write_bytes(gzip.compress(b"another ledger"))
+    drill.renamed()
+    assert any("twice" in why for why in drill.judged().missing)

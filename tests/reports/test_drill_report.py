@@ -208,3 +208,33 @@ def test_the_report_claims_no_conformity() -> None:
     said = " ".join(text for pair in WORDS.values() for text in pair).lower()
     assert "合规" not in said
     assert "complian" not in said
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"checks": [{"name": ["x"], "title": {"zh": 1, "en": "<i>"}, "ran": "yes", "passed": []}]},
+        {"series": {"bin_s": 1e-300, "t0_s": 1e300, "ok": [1]}},
+        {"series": {"bin_s": 1, "t0_s": -1e300, "ok": [1] * 5}},
+        {"series": {"bin_s": 1e300, "t0_s": 0, "ok": [1] * 5}},
+        {
+            "series": {
+                "bin_s": 1,
+                "t0_s": 0,
+                "ok": [1e308, 1e308],
+                "p99_ms": [1e308],
+                "p50_ms": [-1],
+            }
+        },
+        {"phases_s": {"detect": 1e308, "<b>": "x"}},
+        {"topology": {"sites": [{"name": "z", "city": {}, "role": []}], "entry": [{}]}},
+    ],
+    ids=lambda odd: str(odd)[:40],
+)
+def test_signed_values_of_odd_forms_make_a_report_and_no_crash(
+    packed: Packed, odd: dict[str, Any]
+) -> None:
+    page = html(packed(lambda told: told.update(odd)))
+    assert not re.search(r'="(?:nan|-?inf)[" ]', page), "no drawing has a place that is no number"
+    assert banner(page) in {"PASS", "INVALID"}

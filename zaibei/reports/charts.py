@@ -37,6 +37,9 @@ WIDE = Frame(name="wide", width=1040.0, left=58.0, right=16.0, ticks=12, stacked
 NARROW = Frame(name="narrow", width=380.0, left=44.0, right=10.0, ticks=5, stacked_legend=True)
 
 
+_BIN_MIN_S, _FAR_S = 0.001, 1e7  # of a chart's bin, and from the fault to its begin
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canvas:
     """Seconds to x, and what the panels share."""
@@ -73,7 +76,10 @@ def timeline(marks: Marks, frame: Frame = WIDE) -> Markup | None:
     bin_s, start = facts.number("series.bin_s"), facts.number("series.t0_s")
     ok, fail, info = facts.series("ok"), facts.series("fail"), facts.series("info")
     bins = max(len(ok), len(fail), len(info))
-    if not bin_s or bin_s <= 0 or start is None or not 0 < bins <= MAX_BINS:
+    if not bin_s or start is None or not 0 < bins <= MAX_BINS:
+        return None
+    # Outside of these bounds begin and end are one number, or the axis has no end.
+    if not _BIN_MIN_S <= bin_s <= _FAR_S or not abs(start) <= _FAR_S:
         return None
     c = Canvas(marks=marks, frame=frame, start_s=start, end_s=start + bins * bin_s, bin_s=bin_s)
     head = 44.0 if frame.stacked_legend else 24.0

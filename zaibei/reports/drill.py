@@ -150,7 +150,7 @@ def _checks(held: Facts) -> list[dict[str, Any]]:
                 "ran": check.get("ran"),
                 "passed": check.get("passed"),
                 "detail": facts.both(check.get("detail_i18n") or check.get("detail")),
-                "required": name in required,
+                "required": isinstance(name, str) and name in required,
             }
         )
     return found

@@ -10,6 +10,9 @@ from typing import Any
 
 from zaibei.evidence import Entry
 
+# Of one second: more than any drill counts, and far from where a chart overflows.
+_MEASURE_MAX = 1e12
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -46,9 +49,11 @@ class Facts:
         return list(found) if isinstance(found, Sequence) and not isinstance(found, str) else []
 
     def series(self, name: str) -> list[float | None]:
-        """One row of `series`; a gap stays a gap."""
+        """One row of `series`: counts or latencies. A gap stays a gap, and what can be neither is one."""
         return [
-            v if isinstance(v, int | float) and not isinstance(v, bool) else None
+            v
+            if isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= _MEASURE_MAX
+            else None
             for v in self.items(f"series.{name}")
         ]
 
