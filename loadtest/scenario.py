@@ -29,6 +29,7 @@ from zaibei.kernel.units import duration
 
 _SHOWN = 200  # faults; a slip in every line is known after a few
 _WIDE = re.compile(r"\d{3}")  # of a format code: `{index:0999999999d}` is a gigabyte
+_PLACE = re.compile(r"\{index(:0?\d{0,2}[bdoxX]?)?\}")
 LIBRARY = Path(__file__).parent / "scenarios"
 
 
@@ -118,6 +119,11 @@ class Persons(_Doc):
     def _names_people_apart(self) -> Self:
         if _WIDE.search(self.pattern):
             raise ValueError(f"pattern {self.pattern[:60]!r}: wider than 99 characters")
+        if re.search(r"[{}]", _PLACE.sub("", self.pattern)):
+            # Python's format codes reach into the number's attributes, and can be as wide as the number.
+            raise ValueError(
+                f"pattern {self.pattern[:60]!r}: takes {{index}} or {{index:07d}} alone"
+            )
         try:
             first, last = (self.pattern.format(index=i) for i in (0, self.count - 1))
         except (KeyError, IndexError, ValueError) as wrong:

@@ -24,7 +24,7 @@ from runbooks.play import PlayResult, run_play
 from runbooks.registry import invoke
 from zaibei.config.model import Stack
 from zaibei.kernel.clock import Clock
-from zaibei.kernel.errors import Refused, Usage, ZaibeiError
+from zaibei.kernel.errors import Damage, Refused, Usage, ZaibeiError
 from zaibei.kernel.ids import new_id
 from zaibei.kernel.progress import Progress, Silent
 from zaibei.kernel.state import sole
@@ -77,7 +77,7 @@ class Engine:
     def resume(self, source: Source, run: str, *, typed: str | None) -> Journal:
         """Take up a run where its journal ends: proven steps stay, the one in doubt is done again."""
         with sole(book.runs_dir() / "lock", what=f"runbook {source.runbook.id}"):
-            journal = _same(book.load(run), source)
+            journal = same(book.load(run), source)
             self._demand_all(source.runbook, journal.values, typed=typed)
             if journal.state in (RunState.SUCCEEDED, RunState.UNDONE):
                 raise Usage(f"{run} is {journal.state.value}: there is nothing to take up")
@@ -88,7 +88,7 @@ class Engine:
         """Take back every step that was begun, the last one first."""
         runbook = source.runbook
         with sole(book.runs_dir() / "lock", what=f"undo of {runbook.id}"):
-            journal = _same(book.load(run), source)
+            journal = same(book.load(run), source)
             self._demand_all(runbook, journal.values, typed=typed)
             begun = (StepState.STARTED, StepState.ACTED, StepState.PROVEN, StepState.FAILED)
             for step in reversed(runbook.steps):
@@ -290,10 +290,19 @@ def why_refused(runbook: Runbook, values: Mapping[str, str], *, typed: str | Non
         )
 
 
-def _same(journal: Journal, source: Source) -> Journal:
+def same(journal: Journal, source: Source) -> Journal:
     if journal.runbook != source.runbook.id or journal.digest != source.digest:
         raise Refused(
             f"{journal.run} was started with another text of {journal.runbook}",
             hint="its steps may have changed meaning: end it by hand, and start a new run",
+        )
+    steps = [s.id for s in journal.steps]
+    if (
+        steps != [s.id for s in source.runbook.steps]
+        or journal.values.keys() != source.runbook.parameters.keys()
+    ):
+        raise Damage(
+            f"{journal.run}: its journal has other steps or parameters than {journal.runbook}",
+            hint="it was changed after the run: end it by hand, and start a new run",
         )
     return journal

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from zaibei.kernel.errors import Damage, Missing
+from zaibei.kernel.errors import Damage, Missing, Unreachable
 from zaibei.kernel.state import state_dir, write_atomic
 
 
@@ -81,12 +81,27 @@ def load(run: str) -> Journal:
         raise Missing(f"no run {run!r}")
     try:
         raw = json.loads(path.read_text())
+        _demand_shape(raw)
         steps = tuple(StepRecord(**{**s, "state": StepState(s["state"])}) for s in raw["steps"])
         return Journal(**{**raw, "state": RunState(raw["state"]), "steps": steps})
     except FileNotFoundError as gone:
         raise Missing(f"no run {run!r} under {runs_dir()}") from gone
-    except (ValueError, TypeError, KeyError) as garbled:
+    except OSError as gone:
+        raise Unreachable(f"{path}: {gone.strerror}") from gone
+    except (ValueError, TypeError, KeyError, RecursionError) as garbled:
         raise Damage(f"{path}: not a journal: {garbled}") from garbled
+
+
+def _demand_shape(raw: Any) -> None:
+    """Raises ValueError for a value that a run would stumble over after its first step was done."""
+    for name in ("run", "runbook", "file", "digest", "started_at"):
+        if not isinstance(raw[name], str):
+            raise ValueError(f"{name} is no text")  # noqa: TRY004 - the reader's one error
+    if not all(isinstance(value, str) for value in dict(raw["values"]).values()):
+        raise ValueError("a value is no text")
+    for step in raw["steps"]:
+        if not isinstance(step["id"], str) or type(step["attempts"]) is not int:
+            raise ValueError("a step has no id, or no count of attempts")
 
 
 def stamp(now: datetime) -> str:

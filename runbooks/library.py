@@ -12,6 +12,7 @@ from zaibei import config
 from zaibei.kernel.errors import Usage
 
 _SHOWN = 200  # faults; a slip in every line is known after a few
+_PATH_CHARS = 120
 _ARMS = ("native", "play", "none")
 
 
@@ -86,4 +87,6 @@ def _plain(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 def _say(where: tuple[int | str, ...], message: str) -> str:
     path = ".".join(str(p) for p in _plain(where))
+    if len(path) > _PATH_CHARS:
+        path = f"{path[:_PATH_CHARS]}…"
     return f"{path or 'runbook'}: {message[:1].lower()}{message[1:]}"

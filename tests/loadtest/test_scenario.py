@@ -36,6 +36,11 @@ def test_the_crowd_of_the_failover_drill_is_one_that_two_cores_can_carry() -> No
         ("in_flight: 2000", "in_flight: 99999", "is above 4000"),
         ('pattern: "p{index:09d}"', "pattern: P", "one name"),
         ('pattern: "p{index:09d}"', 'pattern: "{who}"', "pattern"),
+        # Format codes that reach into the number, or are as wide as it is: a crash, and megabytes a person.
+        ('pattern: "p{index:09d}"', 'pattern: "{index.foo}"', "pattern"),
+        ('pattern: "p{index:09d}"', 'pattern: "{index[0]}"', "pattern"),
+        ('pattern: "p{index:09d}"', 'pattern: "{index:{index}}"', "pattern"),
+        ('pattern: "p{index:09d}"', 'pattern: "{index:c}"', "pattern"),
         ("/code/me?person={person}", "http://192.0.2.1/", "path"),
         ("/code/me?person={person}", "/code/me HTTP/1.1", "path"),
         ("name: policy-step", "name: ../escape", "name"),

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from runbooks.engine import Engine
+from runbooks import journal as book
+from runbooks.engine import Engine, same
 from runbooks.library import BadRunbook, Source, find, library_dir, read
 from runbooks.placeholders import Declared, check_names, filled, given
 from runbooks.play import run_play
 from zaibei import config
 from zaibei.cli.main import app
 from zaibei.kernel.clock import SystemClock
-from zaibei.kernel.errors import Refused, Usage, ZaibeiError
+from zaibei.kernel.errors import Damage, Refused, Usage, ZaibeiError
 
 pytestmark = pytest.mark.attack
 
@@ -312,3 +313,31 @@ def test_the_sample_stack_is_what_the_command_line_looks_names_up_in(
     ended = CliRunner().invoke(app, argv)
     assert isinstance(ended.exception, Usage)
     assert "no site 'all' in this stack" in str(ended.exception)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"values": "x"}, {"values": None}, {"values": {"site": ["site-a"]}}, {"values": {}}, {"steps": []},
+        {"steps": [{"id": "other", "state": "proven", "attempts": 0}]}, {"file": 5}, {"digest": ["x"]},
+        {"steps": [{"id": "stop", "state": "started", "attempts": "1"}]},
+        {"values": {"site": "site-a", "extra": "x"}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_journal_that_was_edited_is_damage_before_any_step_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    whole = {
+        "run": "run-1", "runbook": "fence-site", "file": "x", "digest": "x", "values": {"site": "site-a"},
+        "started_at": "x", "state": "failed",
+        "steps": [{"id": s.id, "state": "failed", "attempts": 1} for s in find("fence-site").runbook.steps],
+    }  # fmt: skip
+    whole["digest"] = find("fence-site").digest
+    book.run_dir("run-1").mkdir(parents=True)
+    (book.run_dir("run-1") / "journal.json").write_text(json.dumps(whole))
+    assert same(book.load("run-1"), find("fence-site")).run == "run-1", "it is whole before"
+    (book.run_dir("run-1") / "journal.json").write_text(json.dumps({**whole, **change}))
+    with pytest.raises(Damage):
+        same(book.load("run-1"), find("fence-site"))

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from zaibei.cli.streams import Unwritten
 from zaibei.kernel.errors import NoSpace, Unexpected, Usage, ZaibeiError
 from zaibei.kernel.printable import printable, printable_lines
 
@@ -103,9 +104,8 @@ def interrupted(*hints: str) -> None:
         return
     _interrupted = True
     what = "ended by a signal before it was done"
-    if "--json" in sys.argv and not _emitted:
-        told = {"kind": "Interrupted", "exit_code": 130, "retryable": True, "message": what}
-        emit({"error": {**told, "hints": hints}})
+    told = {"kind": "Interrupted", "exit_code": 130, "retryable": True, "message": what}
+    _emit_failure({"error": {**told, "hints": hints}})
     print(f"interrupted: {what}", *(f"hint: {h}" for h in hints), sep="\n", file=sys.stderr)
 
 
@@ -113,8 +113,7 @@ def complain(error: ZaibeiError, exit_code: int) -> None:
     """The message and its hints on stderr, word for word: a wrapped `file:line` opens in no editor, and rich
     would draw the `:key:` of a path as an emoji. With `--json` an object on stdout too, if none is there yet.
     """
-    if "--json" in sys.argv and not _emitted:
-        emit(failed(error, exit_code))
+    _emit_failure(failed(error, exit_code))
     word = {2: "usage", 3: "invalid", 4: "refused", 5: "missing"}.get(error.exit_code, "error")
     labelled(word, error.message, style="bold red")
     for hint in error.hints:
@@ -134,10 +133,19 @@ def labelled(word: str, text: str, *, style: str) -> None:
 
 def refused_words(wrong: BaseException | None) -> None:
     """What Typer found wrong with the command line, and has said on stderr: with `--json` an object too."""
-    if "--json" in sys.argv and not _emitted:
-        said = getattr(wrong, "format_message", lambda: "")()
-        error = Usage(said or "the command line is wrong", hint="--help lists what there is")
-        emit(failed(error, error.exit_code))
+    said = getattr(wrong, "format_message", lambda: "")()
+    error = Usage(said or "the command line is wrong", hint="--help lists what there is")
+    _emit_failure(failed(error, error.exit_code))
+
+
+def _emit_failure(told: dict[str, Any]) -> None:
+    """With `--json`, if no object is there yet. Where stdout takes none, the failure keeps its own exit code."""
+    if "--json" not in sys.argv or _emitted:
+        return
+    try:
+        emit(told)
+    except Unwritten as lost:
+        labelled("error", lost.message, style="bold red")
 
 
 def unexpected(bug: BaseException) -> ZaibeiError:

@@ -7,6 +7,7 @@ else of theirs is dropped, and a misspelled name of ours is an error instead of 
 
 import difflib
 import os
+import stat
 from collections.abc import Mapping
 from typing import Final
 
@@ -126,6 +127,7 @@ def check() -> list[str]:
     level = os.environ.get("ZAIBEI_LOG", "")
     if level and level.lower() not in LOG_LEVELS:
         raise Usage(f"ZAIBEI_LOG={level}: not a level", hint=_meant(level.lower(), LOG_LEVELS))
+    _demand_a_folder("ZAIBEI_STATE")
     unknown = []
     for name in sorted(n for n in os.environ if n.startswith(_PREFIX) and n not in OURS):
         if name.startswith(_OTHERS_OF_OURS):
@@ -134,6 +136,28 @@ def check() -> list[str]:
             raise Usage(f"{name}: no such variable", hint=f"did you mean {near[0]}?")
         unknown.append(name)
     return unknown
+
+
+def _demand_a_folder(name: str) -> None:
+    """Raises Usage for a path at which nothing can be kept: every record would read as one that is not there yet."""
+    if not (path := os.environ.get(name)):
+        return
+    try:
+        found = os.stat(path)  # noqa: PTH116 - imported at every start, and pathlib is slow
+    except FileNotFoundError:
+        return  # it is made when something is kept
+    except (OSError, ValueError) as wrong:
+        why = getattr(wrong, "strerror", None) or wrong
+        raise Usage(f"{name}={path}: {why}", hint="name a folder") from wrong
+    if not stat.S_ISDIR(found.st_mode):
+        raise Usage(
+            f"{name}={path}: not a folder", hint="name a folder, also one that is not there yet"
+        )
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise Usage(
+            f"{name}={path}: this user cannot read it",
+            hint="run it as the user who owns the folder",
+        )
 
 
 def one_of(name: str, allowed: tuple[str, ...], *, default: str) -> str:
