@@ -33,7 +33,10 @@ def folder() -> Path:
 def jobs() -> tuple[Job, ...]:
     """By name."""
     told = _read(folder() / "jobs.json", "jobs", [])
-    return tuple(sorted((model.from_json(j) for j in told), key=lambda j: j.name))
+    try:
+        return tuple(sorted((model.from_json(j) for j in told), key=lambda j: j.name))
+    except (TypeError, ValueError, KeyError, AttributeError) as bad:
+        raise Damage(f"{folder() / 'jobs.json'}: not a list of jobs: {bad}") from bad
 
 
 def job(name: str) -> Job:

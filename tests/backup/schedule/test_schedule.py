@@ -842,3 +842,14 @@ def test_a_job_runs_once_from_the_command_line_and_the_next_look_finds_nothing_t
     assert made["schedule"]["jobs"]["etc"]["standing"] == "ok"
     refused = zaibei("schedule", "remove", "etc")
     assert refused.returncode == 2 and "--confirm etc" in refused.stderr
+
+
+@pytest.mark.parametrize("jobs", ["0", "null", "[0]", "[{}]", '"x"', '[{"name": 5}]'])
+def test_a_list_of_jobs_that_is_none_is_refused_and_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str
+) -> None:
+    monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
+    state.folder().mkdir(parents=True)
+    (state.folder() / "jobs.json").write_text(f'{{"format": 1, "jobs": {jobs}}}')
+    with pytest.raises((Damage, Usage)):
+        state.jobs()
