@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 SUITE = ("backup", "failover", "infra", "loadtest", "monitors", "runbooks")
 SITE_PACKAGES = Path(sysconfig.get_paths()["purelib"])
 MINUTE_S = 60
+# As it was when tests were collected: a command that runs in this process drops what names a mirror's CA.
+ENVIRONMENT = dict(os.environ)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def uv(*arguments: str | Path) -> None:
     done = subprocess.run(
         [program, *map(str, arguments)],
         cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         check=False,
         text=True,

@@ -4,6 +4,7 @@ an injector that only believes it has cut the power would start the clock on an 
 
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -59,10 +60,16 @@ def make(fault: Fault, lab: LabPlan, clock: Clock) -> str:
             cgroup.freeze(group, frozen=True, clock=clock)
             return f"{len(cgroup.processes(group))} processes frozen, says the kernel"
         case Kind.KILL:
-            pids = _pids(at, fault.process or "")
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            # Frozen while they are listed: a child forked after the look would outlive its parent, and hold
+            # the shared memory that the next start of the program needs.
+            cgroup.freeze(group, frozen=True, clock=clock)
+            try:
+                pids = _pids(at, fault.process or "")
+                for pid in pids:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            finally:
+                cgroup.freeze(group, frozen=False, clock=clock)
             wait_until(
                 lambda: None if not any(_alive(p) for p in pids) else "still there",
                 what=f"killing {fault.process}", deadline=_DEADLINE, clock=clock,
@@ -125,10 +132,15 @@ def _pids(at: Host, process: str) -> list[int]:
     for pid in cgroup.processes(cgroup.of(at)):
         with suppress(FileNotFoundError, ProcessLookupError):
             argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            names = {Path(a.decode(errors="replace")).name.rstrip(":") for a in argv[:2] if a}
-            if process in names:
+            if is_called(process, argv):
                 found.append(pid)
     return found
+
+
+def is_called(program: str, argv: Sequence[bytes]) -> bool:
+    """By its own name, as a script's, or in a title: `postgres: main: app database idle` is postgres too."""
+    words = [os.fsdecode(word).partition(":")[0] for word in argv[:2]]
+    return program in {Path(word).name for word in words if word}
 
 
 def _alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.faults import journal
+from infra.faults import inject, journal
 from infra.faults.model import Fault, Kind
 from infra.faults.trace import differences
 from infra.lab.plan import LabPlan, plan
@@ -34,6 +34,24 @@ def test_a_fault_at_a_site_without_power_is_refused_and_leaves_no_entry(lab: Lab
         )
 
     assert journal.active(lab) == {}
+
+
+@pytest.mark.parametrize(
+    ("argv", "called"),
+    [
+        ([b"/usr/lib/postgresql/15/bin/postgres", b"-D", b"/data"], True),
+        ([b"postgres: main: zaibei_app health_code 10.77.0.11(41210) idle"], True),
+        ([b"postgres: main: checkpointer "], True),
+        ([b"/opt/venv/bin/python3", b"/opt/venv/bin/patroni", b"postgres.yml"], False),
+        ([b"grep", b"-r", b"postgres"], False),
+        ([b""], False),
+    ],
+)
+def test_a_killed_program_leaves_no_child_under_a_title_of_its_own(
+    argv: list[bytes], *, called: bool
+) -> None:
+    """A backend that outlives the postmaster holds the memory that the next start needs."""
+    assert inject.is_called("postgres", argv) is called
 
 
 def test_one_fault_that_cannot_be_undone_does_not_keep_the_others(lab: LabPlan) -> None:
