@@ -80,12 +80,19 @@ def test_a_defect_has_a_code_of_its_own_an_object_and_a_file_and_no_traceback(
     assert kept.stat().st_mode & 0o077 == 0
 
 
-def test_a_defect_where_the_state_folder_is_none_still_has_its_file() -> None:
-    code, said, words = _zaibei("drill", "show", "last", "--json", ZAIBEI_STATE="/dev/null")
+def test_a_defect_whose_place_in_the_state_folder_is_taken_still_has_its_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "drills").mkdir()
+    (tmp_path / "drills" / "last.json").write_text("[]")
+    (tmp_path / "crashes").write_text("a file where the folder belongs")
+
+    code, said, words = _zaibei("drill", "show", "last", "--json", ZAIBEI_STATE=str(tmp_path))
 
     assert code == 70 and "Traceback" not in words
     kept = Path(said["error"]["hints"][0].split(" in ")[1].split(";")[0])
-    assert "NotADirectoryError" in kept.read_text()
+    assert tmp_path not in kept.parents
+    assert "TypeError" in kept.read_text()
     kept.unlink()
 
 
