@@ -104,14 +104,23 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         despite = fitness.demand(fitness.check(question), despite=asked.despite)
         drill_id = new_id("drill", clock, stack_access.rng_of(asked.seed, str(clock.monotonic())))
         run = Run(
-            drill_id=drill_id, asked=asked, folder=state_dir() / "drills" / drill_id, lab=lab,
-            access=access, objective=objective, required=needed, clock=clock, progress=progress,
-            started_at=_stamp(clock), writer=stack_access.site_of(asked.stack, Role.PRODUCTION),
+            drill_id=drill_id,
+            asked=asked,
+            folder=state_dir() / "drills" / drill_id,
+            lab=lab,
+            access=access,
+            objective=objective,
+            required=needed,
+            clock=clock,
+            progress=progress,
+            started_at=_stamp(clock),
+            writer=stack_access.site_of(asked.stack, Role.PRODUCTION),
             survivor=stack_access.site_of(asked.stack, Role.SAME_CITY),
-            remote=stack_access.site_of(asked.stack, Role.REMOTE), before=trace.trace(lab),
+            remote=stack_access.site_of(asked.stack, Role.REMOTE),
+            before=trace.trace(lab),
             run_by=who.ran_by(asked.stack),
             despite=despite,
-        )  # fmt: skip
+        )
         run.folder.mkdir(parents=True)
         artefacts = run.folder / "artefacts"
         artefacts.mkdir()
@@ -126,9 +135,12 @@ def drill(asked: Asked, *, clock: Clock, progress: Progress) -> Finished:
         except BaseException as gone:
             evidence.record(
                 Kind.ABORTED,
-                {"drill_id": drill_id, "scenario": asked.scenario.name,
-                 "reason": f"{type(gone).__name__}: {gone}"[:2000]},
-            )  # fmt: skip
+                {
+                    "drill_id": drill_id,
+                    "scenario": asked.scenario.name,
+                    "reason": f"{type(gone).__name__}: {gone}"[:2000],
+                },
+            )
             raise
         return _put_on_record(run, verdict, evidence, intent)
 
@@ -172,8 +184,10 @@ def _story(run: Run, ending: ExitStack) -> None:
     run.point = recovery_point.mark_point(run)
     wait_until(
         lambda: recovery_point.why_not_archived(run, archiver),
-        what="the point of recovery to be in both vaults", deadline=_SETTLE, clock=run.clock,
-    )  # fmt: skip
+        what="the point of recovery to be in both vaults",
+        deadline=_SETTLE,
+        clock=run.clock,
+    )
     watch = ending.enter_context(
         Watch(run.access, site=run.survivor, was_leader=run.writer, clock=run.clock)
     )
@@ -228,14 +242,18 @@ def _start_clients(run: Run, ending: ExitStack) -> Clients:
         raise Refused(reason)
     run.progress.step("starting client traffic: rows and objects, acknowledged in a ledger")
     plan = ClientPlan(
-        drill=run.drill_id, ledger=str(run.ledger_file),
+        drill=run.drill_id,
+        ledger=str(run.ledger_file),
         doors=tuple((s, run.access.site(s).entry_url) for s in stack.entry),
-        ca_file=str(run.access.ca_file), seed=run.asked.seed, rows_per_s=spec.rows_per_s,
-        objects_per_s=spec.objects_per_s, bucket=stack_access.OBJECTS,
+        ca_file=str(run.access.ca_file),
+        seed=run.asked.seed,
+        rows_per_s=spec.rows_per_s,
+        objects_per_s=spec.objects_per_s,
+        bucket=stack_access.OBJECTS,
         bucket_sites=stack_access.declared_bucket(stack, stack_access.OBJECTS).sites,
         on_site_loss=stack.on_site_loss.value,
         session_key=None if run.access.session_key is None else str(run.access.session_key),
-    )  # fmt: skip
+    )
     clients = ending.enter_context(Clients(plan, folder=run.folder, clock=run.clock))
     clients.start()
     return clients
@@ -247,10 +265,14 @@ def _start_surge(run: Run, ending: ExitStack) -> surge_run.Surge | None:
         return None
     run.progress.step(f"starting the load on the service: surge {name}")
     surge = surge_run.start(
-        surge_scenario.load(name), doors=[run.access.site(s).entry_url for s in run.asked.stack.entry],
-        ca_file=run.access.ca_file, run_dir=run.folder / "surge", seed=run.asked.seed, clock=run.clock,
+        surge_scenario.load(name),
+        doors=[run.access.site(s).entry_url for s in run.asked.stack.entry],
+        ca_file=run.access.ca_file,
+        run_dir=run.folder / "surge",
+        seed=run.asked.seed,
+        clock=run.clock,
         session_key=run.access.session_key,
-    )  # fmt: skip
+    )
     run.surge_start_s = surge.start_s
     ending.callback(surge.close)
     return surge
@@ -263,11 +285,14 @@ def _stop_surge(run: Run, surge: surge_run.Surge | None) -> SurgeResult | None:
     result = surge.stop()
     generator = result.generator_verdict
     run.holds(
-        "surge-generator", passed=generator.valid, spoils=True,
-        detail=joined(generator.reasons) or Bilingual(
+        "surge-generator",
+        passed=generator.valid,
+        spoils=True,
+        detail=joined(generator.reasons)
+        or Bilingual(
             f"{result.offered} citizens came as planned", f"{result.offered} 人按计划到来"
         ),
-    )  # fmt: skip
+    )
     return result
 
 
@@ -276,15 +301,23 @@ def _take_backup(run: Run, repos: list[Repository]) -> backup_run.Run:
     keep = min(d.backup.keep for d in run.asked.stack.databases)
     made = backup_run.run_postgres(
         run.access.member_dsn(run.survivor, user="zaibei_backup", database="postgres"),
-        run.access.password("zaibei_backup"), repos, run.clock, None, run.progress,
-        label=run.drill_id, retain=keep,
-    )  # fmt: skip
+        run.access.password("zaibei_backup"),
+        repos,
+        run.clock,
+        None,
+        run.progress,
+        label=run.drill_id,
+        retain=keep,
+    )
     run.holds(
-        "backup-committed", passed=made.complete,
-        detail=joined(made.problems) or Bilingual(
-            f"{len(made.outcomes)} vaults hold it whole", f"{len(made.outcomes)} 个保管库均已完整写入"
+        "backup-committed",
+        passed=made.complete,
+        detail=joined(made.problems)
+        or Bilingual(
+            f"{len(made.outcomes)} vaults hold it whole",
+            f"{len(made.outcomes)} 个保管库均已完整写入",
         ),
-    )  # fmt: skip
+    )
     return made
 
 
@@ -340,12 +373,15 @@ def _judge_takeover(run: Run) -> None:
     took_over = run.epochs["after"][0]
     wanted = run.survivor if run.asked.scenario.takeover else None
     run.holds(
-        "takeover", passed=wanted is None or took_over == wanted,
+        "takeover",
+        passed=wanted is None or took_over == wanted,
         detail=Bilingual(
             f"{took_over or 'nobody'} writes after the fault, epoch {run.epochs['after'][1]}",
-            f"故障后由 {took_over} 写入，纪元 {run.epochs['after'][1]}" if took_over else "故障后无站点写入",
+            f"故障后由 {took_over} 写入，纪元 {run.epochs['after'][1]}"
+            if took_over
+            else "故障后无站点写入",
         ),
-    )  # fmt: skip
+    )
 
 
 def _judge_crowd(run: Run) -> None:
@@ -356,10 +392,14 @@ def _judge_crowd(run: Run) -> None:
     if run.cut is not None and not run.cut.harmful:
         return  # a required check that was not made is INVALID
     run.crowd = service.judged(
-        surge_scenario.load(name), run.surge, measures=run.measures, begun_s=run.injected.begun_s,
-        objective=run.objective, service=service_of(run.asked.scenario, run.asked.stack),
+        surge_scenario.load(name),
+        run.surge,
+        measures=run.measures,
+        begun_s=run.injected.begun_s,
+        objective=run.objective,
+        service=service_of(run.asked.scenario, run.asked.stack),
         excused=run.asked.scenario.traffic.outage == "excused",
-    )  # fmt: skip
+    )
     run.checks += run.crowd.checks
 
 
@@ -396,10 +436,14 @@ def _judge(run: Run) -> Verdict:
     else:
         run.checks.append(run.control.as_check())
     return judge(
-        run.findings, run.measures, run.objective, run.checks, required=run.required,
+        run.findings,
+        run.measures,
+        run.objective,
+        run.checks,
+        required=run.required,
         host_cpu_some_pct=run.watch.cpu_some_pct_max if run.watch else None,
         bounds=bounds_of(run.objective),
-    )  # fmt: skip
+    )
 
 
 def _take_down(clock: Clock, progress: Progress) -> None:
@@ -414,9 +458,17 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
     run.progress.step("signing the outcome and packing the evidence")
     artefacts = run.folder / "artefacts"
     named = statements.artefacts(run, artefacts)
-    result = statements.result(run, verdict, named, series=list(series(
-        Reader(run.ledger_file).ops(), fault_s=run.injected.acknowledged_s if run.injected else 0.0
-    )))  # fmt: skip
+    result = statements.result(
+        run,
+        verdict,
+        named,
+        series=list(
+            series(
+                Reader(run.ledger_file).ops(),
+                fault_s=run.injected.acknowledged_s if run.injected else 0.0,
+            )
+        ),
+    )
     kept = [artefacts / n.name for n in named if n.sha256]
     entry = evidence.record(Kind.OUTCOME, result, subject=kept)
     # Before the pack: what was measured is shown by `drill show` also when the pack cannot be made.
@@ -425,9 +477,12 @@ def _put_on_record(run: Run, verdict: Verdict, evidence: Evidence, intent: Entry
         evidence, announced.planned(run.asked.stack)
     )  # this drill answered its date; the next one
     packed = pack(
-        evidence, entries=[intent.index, entry.index], artefacts_dir=artefacts,
-        dest=run.folder / "pack", title=f"{run.asked.scenario.title.en} · {run.drill_id}",
-    )  # fmt: skip
+        evidence,
+        entries=[intent.index, entry.index],
+        artefacts_dir=artefacts,
+        dest=run.folder / "pack",
+        title=f"{run.asked.scenario.title.en} · {run.drill_id}",
+    )
     found = verify(packed)
     if not found.ok:
         raise Invalid(f"the pack that was just made does not verify: {found}")
@@ -449,9 +504,11 @@ def _archiving(
     conninfo = run.access.primary_dsn(user="zaibei_backup", database="postgres")
     archiver = WalArchiver(
         conninfo=f"{conninfo} target_session_attrs=read-write",
-        password=run.access.password("zaibei_backup"), repositories=repos,
-        spool=state_dir() / "backup" / "spool", clock=run.clock,
-    )  # fmt: skip
+        password=run.access.password("zaibei_backup"),
+        repositories=repos,
+        spool=state_dir() / "backup" / "spool",
+        clock=run.clock,
+    )
     with archiver:
         thread = threading.Thread(
             target=archiver.run, args=(stopping,), name="archiver", daemon=True

@@ -36,9 +36,13 @@ def fail_back(run: "Run") -> Returned:
     old = run.writer if wrote != run.writer else run.survivor
     try:
         wait_until(
-            lambda: patroni.why_not_healthy(run.access, writer=wrote, standby=old, remote=run.remote),
-            what=f"{old} to follow {wrote} again", deadline=_REJOIN, clock=run.clock,
-        )  # fmt: skip
+            lambda: patroni.why_not_healthy(
+                run.access, writer=wrote, standby=old, remote=run.remote
+            ),
+            what=f"{old} to follow {wrote} again",
+            deadline=_REJOIN,
+            clock=run.clock,
+        )
     except Unreachable as never:
         return not_returned(run, never.message, begun)
     healed, divergent, object_detail = _converge(run)
@@ -51,8 +55,10 @@ def fail_back(run: "Run") -> Returned:
             took_over = timedelta(seconds=run.clock.monotonic() - asked)
             wait_until(
                 lambda: steady_state.why_not_steady(run.asked.stack, run.access),
-                what="the steady state", deadline=_STEADY, clock=run.clock,
-            )  # fmt: skip
+                what="the steady state",
+                deadline=_STEADY,
+                clock=run.clock,
+            )
         except (Refused, Unreachable) as no:
             return not_returned(run, no.message, begun)
     writer, _ = writer_now(run.access, remote=run.remote)
@@ -66,19 +72,33 @@ def fail_back(run: "Run") -> Returned:
         else Bilingual(
             f"{writer} never stopped being the writer", f"{writer} 始终是写入站点，无需回切"
         ),
-        took=timedelta(seconds=run.clock.monotonic() - begun), switchover=took_over,
-        writer=writer or None, healed=healed, divergent=divergent, object_detail=object_detail,
-        disagreeing=disagreeing, replica_detail=replica_detail,
-    )  # fmt: skip
+        took=timedelta(seconds=run.clock.monotonic() - begun),
+        switchover=took_over,
+        writer=writer or None,
+        healed=healed,
+        divergent=divergent,
+        object_detail=object_detail,
+        disagreeing=disagreeing,
+        replica_detail=replica_detail,
+    )
 
 
 def not_returned(run: "Run", why: str, begun: float) -> Returned:
     return Returned(
-        done=False, detail=quoted(why), took=timedelta(seconds=run.clock.monotonic() - begun),
-        switchover=None, healed=0, divergent=-1,
-        writer=(run.late("writer-now", lambda: writer_now(run.access, remote=run.remote)) or ("", None))[0] or None,
-        object_detail=_NOT_COMPARED, disagreeing=(_NOT_COMPARED,), replica_detail=_NOT_COMPARED,
-    )  # fmt: skip
+        done=False,
+        detail=quoted(why),
+        took=timedelta(seconds=run.clock.monotonic() - begun),
+        switchover=None,
+        healed=0,
+        divergent=-1,
+        writer=(
+            run.late("writer-now", lambda: writer_now(run.access, remote=run.remote)) or ("", None)
+        )[0]
+        or None,
+        object_detail=_NOT_COMPARED,
+        disagreeing=(_NOT_COMPARED,),
+        replica_detail=_NOT_COMPARED,
+    )
 
 
 def _converge(run: "Run") -> tuple[int, int, str]:
@@ -134,8 +154,12 @@ def _compare_replicas(run: "Run") -> tuple[tuple[str, ...], str]:
             )
 
         try:
-            wait_until(why_not, what=f"{site} to hold what the writer holds", deadline=_CATCH_UP,
-                       clock=run.clock)  # fmt: skip
+            wait_until(
+                why_not,
+                what=f"{site} to hold what the writer holds",
+                deadline=_CATCH_UP,
+                clock=run.clock,
+            )
         except Unreachable as different:
             disagreeing.append(different.message)
     detail = joined(disagreeing) or Bilingual(

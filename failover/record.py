@@ -146,10 +146,13 @@ class Run:
         """A check ran. `spoils`: its failure says nothing about the stack, only about the measurement."""
         self.checks.append(
             CheckResult(
-                name=name, ran=True, passed=passed, detail=detail,
+                name=name,
+                ran=True,
+                passed=passed,
+                detail=detail,
                 if_failed=Ruling.INVALID if spoils else Ruling.FAIL,
             )
-        )  # fmt: skip
+        )
 
     def did_not_run(self, name: str, why: str) -> None:
         self.checks.append(CheckResult(name=name, ran=False, passed=False, detail=why))

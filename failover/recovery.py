@@ -37,9 +37,15 @@ def wait(run: "Run", traffic: Clients, surge: Surge | None) -> None:
         run.progress.step(f"ending the fault now: {why}")
         journal.undo(run.injected.fault_id, run.lab, run.clock)
         wait_until(
-            lambda: None if observer.writer_now(run.access, remote=run.remote)[0] else "no site takes writes",
-            what="a writer after the fault was undone", deadline=_WRITER_BACK, clock=run.clock,
-        )  # fmt: skip
+            lambda: (
+                None
+                if observer.writer_now(run.access, remote=run.remote)[0]
+                else "no site takes writes"
+            ),
+            what="a writer after the fault was undone",
+            deadline=_WRITER_BACK,
+            clock=run.clock,
+        )
 
 
 def why_load_is_gone(surge: Surge | None) -> Bilingual | None:

@@ -30,9 +30,21 @@ from zaibei.kernel.errors import Damage, Invalid, Usage, ZaibeiError
 
 T = TypeVar("T")
 _FIGURES = (
-    "acked", "lost", "info", "failed", "phantoms", "resurrected", "epoch_overlap", "rpo_s",
-    "objects.acked", "objects.lost", "objects.info", "rto_first_s", "rto_stable_s", "phases_s",
-)  # fmt: skip
+    "acked",
+    "lost",
+    "info",
+    "failed",
+    "phantoms",
+    "resurrected",
+    "epoch_overlap",
+    "rpo_s",
+    "objects.acked",
+    "objects.lost",
+    "objects.info",
+    "rto_first_s",
+    "rto_stable_s",
+    "phases_s",
+)
 _CHECK = "checks.ledger-whole"
 
 
@@ -106,9 +118,11 @@ def rejudge(folder: Path, entries: tuple[Entry, ...]) -> Rejudged:
         )
     end = ends[0]
     intent = next(
-        e for e in entries
-        if e.statement.predicate_type == Kind.INTENT and e.statement.drill_id == end.statement.drill_id
-    )  # fmt: skip
+        e
+        for e in entries
+        if e.statement.predicate_type == Kind.INTENT
+        and e.statement.drill_id == end.statement.drill_id
+    )
     said = end.statement.predicate
     drill_id = str(end.statement.drill_id)
     data = _read(folder, intent, end)
@@ -144,12 +158,8 @@ def _read(folder: Path, intent: Entry, end: Entry) -> _Data:
         scenario = tried("plan", lambda: _scenario(plan))
     if scenario is not None:
         wanted = scenario
-        objective = tried(
-            "stack", lambda: _objective(raw.read_json(announced, raw.STACK), wanted)
-        )  # fmt: skip
-        names = tried(
-            "stack", lambda: _required(raw.read_json(announced, raw.STACK), wanted)
-        )  # fmt: skip
+        objective = tried("stack", lambda: _objective(raw.read_json(announced, raw.STACK), wanted))
+        names = tried("stack", lambda: _required(raw.read_json(announced, raw.STACK), wanted))
     digest: str | None = tried("stack", lambda: _digest(announced))
     watch: Mapping[str, Any] | None = tried("watch", lambda: raw.read_json(measured, raw.WATCH))
     found: tuple[Ending, float, Findings | None, Measures] | None = tried(

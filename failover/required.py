@@ -26,9 +26,11 @@ TITLES = {
     "read-back": Bilingual("every write was read back", "逐笔回读"),
     "ending": Bilingual("the drill was brought to its end", "演练收尾"),
     "surge-generator": Bilingual("the load generator measured validly", "负载发生器测量有效"),
-    "surge-expectation": Bilingual("the crowd was served as the surge expects", "市民请求达到高峰场景的要求"),
+    "surge-expectation": Bilingual(
+        "the crowd was served as the surge expects", "市民请求达到高峰场景的要求"
+    ),
     "service-slo": Bilingual("the service kept its declared objective", "服务达到声明的服务目标"),
-}  # fmt: skip
+}
 
 
 def title(check: str) -> Bilingual:
@@ -41,7 +43,10 @@ def service_of(scenario: Scenario, stack: Stack) -> Service | None:
     named = [s for s in stack.services if wanted in (None, s.name)]
     if wanted is not None and not named:
         known = ", ".join(s.name for s in stack.services) or "none"
-        raise Usage(f"{scenario.name}: stack {stack.name} declares no service {wanted}", hint=f"there are: {known}")  # fmt: skip
+        raise Usage(
+            f"{scenario.name}: stack {stack.name} declares no service {wanted}",
+            hint=f"there are: {known}",
+        )
     if scenario.traffic.surge is None or not named:
         return None
     if len(named) > 1:

@@ -41,9 +41,14 @@ def restore_and_compare(run: "Run", repos: list[Repository]) -> Restored:
     snapshot = repo.find("latest", kind="postgres")
     try:
         with clean_room.restored(
-            repo, snapshot, workdir=rooms, clock=run.clock, progress=Silent(), within=_RECOVERY,
+            repo,
+            snapshot,
+            workdir=rooms,
+            clock=run.clock,
+            progress=Silent(),
+            within=_RECOVERY,
             target=clean_room.Target(how="name", value=run.point.name),
-        ) as clean:  # fmt: skip
+        ) as clean:
             there = {
                 key: sha
                 for key, sha, _ in readback.rows(clean.dsn("health_code"), None, prefix=run.prefix)
@@ -60,10 +65,15 @@ def restore_and_compare(run: "Run", repos: list[Repository]) -> Restored:
             took = clean.took
     except ZaibeiError as bad:
         return Restored(
-            verified=False, detail=quoted(f"{type(bad).__name__}: {bad.message}"), vault=repo.name,
-            snapshot=snapshot.sequence, target=run.point.name, took=timedelta(0),
-            rows_compared=0, tables_compared=0,
-        )  # fmt: skip
+            verified=False,
+            detail=quoted(f"{type(bad).__name__}: {bad.message}"),
+            vault=repo.name,
+            snapshot=snapshot.sequence,
+            target=run.point.name,
+            took=timedelta(0),
+            rows_compared=0,
+            tables_compared=0,
+        )
     rows = len(wanted) + sum(t.rows for f in source.values() for t in f.tables)
     tables = sum(len(f.tables) for f in source.values())
     faults: list[str] = [
@@ -104,9 +114,13 @@ def restore_and_compare(run: "Run", repos: list[Repository]) -> Restored:
             f"{len(wanted)} acknowledged writes and {rows - len(wanted)} rows of {tables} tables are there",
             f"{len(wanted)} 笔已确认的写入和 {tables} 张表的 {rows - len(wanted)} 行均在",
         ),
-        vault=repo.name, snapshot=snapshot.sequence, target=run.point.name, took=took,
-        rows_compared=rows, tables_compared=tables,
-    )  # fmt: skip
+        vault=repo.name,
+        snapshot=snapshot.sequence,
+        target=run.point.name,
+        took=took,
+        rows_compared=rows,
+        tables_compared=tables,
+    )
 
 
 def _promised(run: "Run") -> tuple[dict[str, str], list[str]]:

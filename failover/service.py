@@ -28,9 +28,11 @@ _WHAT = {
     "p50": Bilingual("p50 of the time until served", "得到服务用时 p50"),
     "p99": Bilingual("p99 of the time until served", "得到服务用时 p99"),
     "answer_p99": Bilingual("p99 of good answers", "正确应答时延 p99"),
-    "longest_silence": Bilingual("longest time in which nobody was served", "最长无人得到服务的时间"),
+    "longest_silence": Bilingual(
+        "longest time in which nobody was served", "最长无人得到服务的时间"
+    ),
     "amplification": Bilingual("requests for each wanted one", "请求放大倍数"),
-}  # fmt: skip
+}
 _GOT = {"never": "从未得到服务", "unknown": "未知"}
 
 
@@ -152,9 +154,15 @@ def judged(
         wanted = Expectation(success_ratio_min=service.slo_success)
         made.append(_check(SLO, service.name, wanted, slo, scenario, result, outside, away))
     return Crowd(
-        whole=part(result), judged=outside, window=away, excused=inside, expectation=found,
-        service=service.name if service else None, slo=slo, checks=tuple(made),
-    )  # fmt: skip
+        whole=part(result),
+        judged=outside,
+        window=away,
+        excused=inside,
+        expectation=found,
+        service=service.name if service else None,
+        slo=slo,
+        checks=tuple(made),
+    )
 
 
 def _clauses(expect: Expectation, of: Part) -> tuple[Clause, ...]:
@@ -172,7 +180,10 @@ def _slo(service: Service, of: Part) -> tuple[Clause, ...]:
     """Success is of citizens; latency is of good answers, as stack.yaml declares the two."""
     success = _clauses(Expectation(success_ratio_min=service.slo_success), of)
     took = _clauses(Expectation(p99_max=service.slo_latency), _answered(of))
-    return (*success, *(Clause(what="answer_p99", wanted=c.wanted, got=c.got, holds=c.holds) for c in took))  # fmt: skip
+    return (
+        *success,
+        *(Clause(what="answer_p99", wanted=c.wanted, got=c.got, holds=c.holds) for c in took),
+    )
 
 
 def _answered(of: Part) -> Part:
@@ -180,25 +191,38 @@ def _answered(of: Part) -> Part:
 
 
 def _check(
-    name: str, of_whom: str, expect: Expectation, found: Sequence[Clause],
-    scenario: SurgeScenario, result: SurgeResult, judged_part: Part, away: Window | None,
-) -> CheckResult:  # fmt: skip
+    name: str,
+    of_whom: str,
+    expect: Expectation,
+    found: Sequence[Clause],
+    scenario: SurgeScenario,
+    result: SurgeResult,
+    judged_part: Part,
+    away: Window | None,
+) -> CheckResult:
     """Harm that the generator cannot have made is FAIL at once; a time that a busy host may have made is not."""
     if why := _too_few(result, away):
         return CheckResult(name=name, ran=True, passed=False, detail=why, if_failed=Ruling.INVALID)
     broken = [c for c in found if not c.holds]
     harm = undeniable_harm(
-        expect, offered=judged_part.offered, gave_up=judged_part.gave_up,
-        lag_p99=result.send_lag_p99, refresh_after=scenario.patience.refresh_after,
-    )  # fmt: skip
+        expect,
+        offered=judged_part.offered,
+        gave_up=judged_part.gave_up,
+        lag_p99=result.send_lag_p99,
+        refresh_after=scenario.patience.refresh_after,
+    )
     told = joined(_say(c) for c in (broken or found))
     scope = _scope(judged_part, away)
     whom = f"{of_whom}, " if of_whom else ""
     return CheckResult(
-        name=name, ran=True, passed=not broken,
-        detail=Bilingual(f"{whom}{scope}: {told}", f"{whom.replace(', ', '，')}{scope.zh}：{told.zh}"),
+        name=name,
+        ran=True,
+        passed=not broken,
+        detail=Bilingual(
+            f"{whom}{scope}: {told}", f"{whom.replace(', ', '，')}{scope.zh}：{told.zh}"
+        ),
         excusable=harm is None,
-    )  # fmt: skip
+    )
 
 
 def _scope(of: Part, away: Window | None) -> Bilingual:

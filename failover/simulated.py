@@ -150,11 +150,14 @@ def _citizens(world: World, ops: list[Op]) -> None:
     doors = [Door(site=name, url=name) for name in world.entries]
     clients = [
         _Client(
-            name=f"c{i}", world=world, ops=ops, pooled=i % 2 == 0,
+            name=f"c{i}",
+            world=world,
+            ops=ops,
+            pooled=i % 2 == 0,
             doors=Doors(doors if i < CLIENTS_N // 2 else doors[::-1], shun_s=3.0),
         )
         for i in range(CLIENTS_N)
-    ]  # fmt: skip
+    ]
     period_s = 1.0 / plan.rows_per_s
     at_s, seq = 1.0, 0
     while at_s < end_s:
@@ -175,24 +178,37 @@ class _Client:
     def begin(self, seq: int) -> None:
         now_s = self.world.hosts.now_s
         intent = Intent(
-            op_id=f"{PREFIX}{self.name}-{seq:05d}", kind=Kind.ROW, client=self.name, seq=seq,
-            payload_sha256=self.world.fresh_sha256(), intended_s=now_s, pooled=self.pooled,
-        )  # fmt: skip
+            op_id=f"{PREFIX}{self.name}-{seq:05d}",
+            kind=Kind.ROW,
+            client=self.name,
+            seq=seq,
+            payload_sha256=self.world.fresh_sha256(),
+            intended_s=now_s,
+            pooled=self.pooled,
+        )
         self.world.asked.append((intent.op_id, intent.payload_sha256, now_s))
         session = cast("aiohttp.ClientSession", _Session(self))
         running = write(
-            session, self.doors, op_id=intent.op_id, limits=LIMITS,
+            session,
+            self.doors,
+            op_id=intent.op_id,
+            limits=LIMITS,
             body=orjson.dumps({"sha256": intent.payload_sha256}),
             now=lambda: self.world.hosts.now_s,
-        )  # fmt: skip
+        )
 
         def done(answer: Answer) -> None:
             self.ops.append(
                 intent.done(
-                    sent_s=now_s, completed_s=self.world.hosts.now_s, outcome=answer.outcome,
-                    door=answer.door, epoch=answer.epoch, copies=answer.copies, detail=answer.detail,
+                    sent_s=now_s,
+                    completed_s=self.world.hosts.now_s,
+                    outcome=answer.outcome,
+                    door=answer.door,
+                    epoch=answer.epoch,
+                    copies=answer.copies,
+                    detail=answer.detail,
                 )
-            )  # fmt: skip
+            )
 
         _resume(running, None, done)
 
@@ -249,13 +265,18 @@ class _Session:
         world = self._client.world
         door = url.removesuffix("/sample/register")
         call = Call(
-            op_id=headers["Idempotency-Key"], sha256=orjson.loads(data)["sha256"], door=door,
+            op_id=headers["Idempotency-Key"],
+            sha256=orjson.loads(data)["sha256"],
+            door=door,
             began_s=world.hosts.now_s,
-        )  # fmt: skip
+        )
         return _Exchange(
-            self._client, call, total_s=timeout.total, connect_s=timeout.sock_connect,
+            self._client,
+            call,
+            total_s=timeout.total,
+            connect_s=timeout.sock_connect,
             wire=trace_request_ctx,
-        )  # fmt: skip
+        )
 
 
 @dataclass

@@ -167,14 +167,25 @@ def _timeline(run: "Run") -> list[dict[str, Any]]:
         return []
     zero = run.injected.acknowledged_s
     events = [
-        {"t_s": 0.0, "kind": "fault", "site": run.injected.fault.site,
-         "what": run.asked.scenario.title.model_dump()},
-    ]  # fmt: skip
+        {
+            "t_s": 0.0,
+            "kind": "fault",
+            "site": run.injected.fault.site,
+            "what": run.asked.scenario.title.model_dump(),
+        },
+    ]
     if run.point is not None:
         events.append(
-            {"t_s": run.point.after_s - zero, "kind": "point", "site": run.writer,
-             "what": {"zh": "恢复点已命名并归档", "en": "the restore point is named and archived"}}
-        )  # fmt: skip
+            {
+                "t_s": run.point.after_s - zero,
+                "kind": "point",
+                "site": run.writer,
+                "what": {
+                    "zh": "恢复点已命名并归档",
+                    "en": "the restore point is named and archived",
+                },
+            }
+        )
     events += [
         {"t_s": seen.t_s - zero, "kind": seen.what, "site": run.survivor, "what": _SAID[seen.what]}
         for seen in (run.watch.observations() if run.watch else ())
@@ -223,9 +234,17 @@ def _surge(run: "Run") -> dict[str, Any] | None:
     if s is None:
         return None
     return {
-        "offered": s.offered, "sent": s.sent, "ok": s.ok, "failed": s.failed, "rejected": s.rejected,
-        "dropped": s.dropped, "p50_ms": _ms(s.p50), "p99_ms": _ms(s.p99), "p999_ms": _ms(s.p999),
-        "longest_silence_s": seconds(s.longest_silence), "amplification": s.amplification,
+        "offered": s.offered,
+        "sent": s.sent,
+        "ok": s.ok,
+        "failed": s.failed,
+        "rejected": s.rejected,
+        "dropped": s.dropped,
+        "p50_ms": _ms(s.p50),
+        "p99_ms": _ms(s.p99),
+        "p999_ms": _ms(s.p999),
+        "longest_silence_s": seconds(s.longest_silence),
+        "amplification": s.amplification,
         "send_lag_p99_ms": _ms(s.send_lag_p99),
         "verdict": "VALID" if s.generator_verdict.valid else "INVALID",
         "reasons": [str(r) for r in s.generator_verdict.reasons],
@@ -234,7 +253,7 @@ def _surge(run: "Run") -> dict[str, Any] | None:
         "unserved": s.offered - s.ok,
         "unserved_ratio": round((s.offered - s.ok) / s.offered, 6) if s.offered else None,
         "judged": _judged(run.crowd) if run.crowd else None,
-    }  # fmt: skip
+    }
 
 
 def _judged(crowd: Crowd) -> dict[str, Any]:

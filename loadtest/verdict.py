@@ -78,8 +78,11 @@ def judge_generator(check: SelfCheck) -> GeneratorVerdict:
             what = "died without a word" if ending is None else ending
             which = f"{worker + 1} of {len(check.endings)}"
             reasons.append(
-                Bilingual(f"worker {which}: {what}", f"发生器进程 {worker + 1}/{len(check.endings)}：{_ENDED.get(what, what)}")
-            )  # fmt: skip
+                Bilingual(
+                    f"worker {which}: {what}",
+                    f"发生器进程 {worker + 1}/{len(check.endings)}：{_ENDED.get(what, what)}",
+                )
+            )
     if check.intended == 0:
         reasons.append(
             Bilingual(

@@ -43,9 +43,12 @@ def seen(before: Seat | None, members: Mapping[str, Member], *, now: datetime) -
     if site == before.site and timeline <= before.timeline:
         return replace(before, timeline=timeline)
     return Seat(
-        site=site, timeline=timeline, moves=before.moves + 1, previous=before.site,
+        site=site,
+        timeline=timeline,
+        moves=before.moves + 1,
+        previous=before.site,
         moved_at=now.isoformat(),
-    )  # fmt: skip
+    )
 
 
 def note(file: Path, members: Mapping[str, Member], *, now: datetime) -> Seat | None:

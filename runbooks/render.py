@@ -13,18 +13,40 @@ from zaibei.kernel.units import say_duration
 
 _WORDS: dict[str, dict[str, str]] = {
     "en": {
-        "when": "When", "claim": "Proves", "owner": "Owner", "danger": "Danger",
-        "drill": "Drill", "approvals": "Approvals", "before": "Before it starts",
-        "proof": "proof", "undo": "undo", "by hand": "by hand", "within": "within",
-        "none": "none", "parameters": "Parameters", "does": "does", "none needed": "none needed",
+        "when": "When",
+        "claim": "Proves",
+        "owner": "Owner",
+        "danger": "Danger",
+        "drill": "Drill",
+        "approvals": "Approvals",
+        "before": "Before it starts",
+        "proof": "proof",
+        "undo": "undo",
+        "by hand": "by hand",
+        "within": "within",
+        "none": "none",
+        "parameters": "Parameters",
+        "does": "does",
+        "none needed": "none needed",
     },
     "zh": {
-        "when": "何时", "claim": "证明", "owner": "责任人", "danger": "危险",
-        "drill": "演练", "approvals": "审批人数", "before": "开始之前",
-        "proof": "证明", "undo": "撤销", "by hand": "人工", "within": "时限",
-        "none": "不可撤销", "parameters": "参数", "does": "动作", "none needed": "不需要",
+        "when": "何时",
+        "claim": "证明",
+        "owner": "责任人",
+        "danger": "危险",
+        "drill": "演练",
+        "approvals": "审批人数",
+        "before": "开始之前",
+        "proof": "证明",
+        "undo": "撤销",
+        "by hand": "人工",
+        "within": "时限",
+        "none": "不可撤销",
+        "parameters": "参数",
+        "does": "动作",
+        "none needed": "不需要",
     },
-}  # fmt: skip
+}
 _LEVEL = {"none": "无", "disruptive": "有影响", "destructive": "破坏性"}
 
 

@@ -111,8 +111,15 @@ def test_every_way_to_ask_for_the_time_is_seen(code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["clock.now()", "clock.sleep(x)", "import time\ntime.monotonic()", "row.time", "self.clock.now()"]
-)  # fmt: skip
+    "code",
+    [
+        "clock.now()",
+        "clock.sleep(x)",
+        "import time\ntime.monotonic()",
+        "row.time",
+        "self.clock.now()",
+    ],
+)
 def test_a_clock_that_was_passed_in_is_fine(code: str) -> None:
     assert not list(asks_for_time(ast.parse(code)))
 

@@ -35,14 +35,18 @@ class Installed:
             [sys.executable, "-P", "-S", *arguments],
             cwd=cwd,
             env={
-                "PATH": os.environ["PATH"], "HOME": str(cwd), "LC_ALL": "C.UTF-8", "COLUMNS": "100",
-                "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1",
+                "PATH": os.environ["PATH"],
+                "HOME": str(cwd),
+                "LC_ALL": "C.UTF-8",
+                "COLUMNS": "100",
+                "PYTHONPATH": path,
+                "PYTHONDONTWRITEBYTECODE": "1",
             },
             capture_output=True,
             check=False,
             text=True,
             timeout=MINUTE_S,
-        )  # fmt: skip
+        )
 
     def zaibei(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """As the console script of the wheel calls it."""
@@ -82,9 +86,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     wheels = list(built.glob("*.whl"))
     assert len(wheels) == 1, wheels
     uv(
-        "pip", "install", "-q", "--no-deps", "--no-index", "--python", sys.executable,
-        "--target", target, wheels[0],
-    )  # fmt: skip
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--python",
+        sys.executable,
+        "--target",
+        target,
+        wheels[0],
+    )
     return Installed(wheels[0], target)
 
 
@@ -99,15 +111,17 @@ def test_everything_that_is_in_the_repository_is_in_the_wheel(installed: Install
     """Roles, scenarios, alerts, templates, runbooks, scripts: whatever a package holds."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--", "zaibei", *SUITE],
-        cwd=ROOT, capture_output=True, check=True, timeout=MINUTE_S,
-    ).stdout.decode()  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=MINUTE_S,
+    ).stdout.decode()
     held = {n for n in listed.split("\0") if n and (ROOT / n).is_file()}
     packed = set(zipfile.ZipFile(installed.wheel).namelist())
 
     missing = [
-        n for n in held
-        if (n if n.startswith("zaibei/") else f"zaibei/_suite/{n}") not in packed
-    ]  # fmt: skip
+        n for n in held if (n if n.startswith("zaibei/") else f"zaibei/_suite/{n}") not in packed
+    ]
     assert not missing
     for needed in (
         "infra/ansible/roles/python_env/files/make-venv.sh",

@@ -156,8 +156,10 @@ def _lifecycle(t: Target) -> Any:
     return t.s3.put_bucket_lifecycle_configuration(Bucket=t.bucket, LifecycleConfiguration=rules)
 
 
-_LOCK_OFF: Any = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {
-    "Mode": "GOVERNANCE", "Days": 1}}}  # fmt: skip
+_LOCK_OFF: Any = {
+    "ObjectLockEnabled": "Enabled",
+    "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}},
+}
 ATTACKS: Final[dict[str, Callable[[Target], Any]]] = {
     "overwrite": lambda t: t.s3.put_object(**t.name(), Body=t.junk()),
     "encrypt in place": _encrypt,

@@ -80,8 +80,20 @@ def intrude(access: StackAccess, *, duration: timedelta, per_second: float, seed
             "duration_s": duration.total_seconds(),
             "per_second": per_second,
         }
-        program = ["runuser", "-u", ACCOUNT, "--", "env", "-i", "PYTHONPATH=/opt/zaibei/code",
-                   "HOME=/nonexistent", "/opt/zaibei/venv/bin/python", "-P", "-m", "backup.drills.trespass"]  # fmt: skip
+        program = [
+            "runuser",
+            "-u",
+            ACCOUNT,
+            "--",
+            "env",
+            "-i",
+            "PYTHONPATH=/opt/zaibei/code",
+            "HOME=/nonexistent",
+            "/opt/zaibei/venv/bin/python",
+            "-P",
+            "-m",
+            "backup.drills.trespass",
+        ]
         said = _at(access, site, program, stdin=json.dumps(told).encode(), within=duration + _SLACK)
         found: dict[str, Any] = json.loads(said)
         return found
@@ -139,7 +151,21 @@ def doors_from(access: StackAccess, here: SiteAccess) -> list[dict[str, Any]]:
 def _at(
     access: StackAccess, site: SiteAccess, argv: list[str], *, stdin: bytes, within: timedelta
 ) -> str:
-    ssh = ["ssh", "-i", str(access.ssh_key), "-o", f"UserKnownHostsFile={access.ssh_known_hosts}",
-           "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=3",
-           "-p", str(site.ssh_port), f"root@{site.address}", shlex.join(argv)]  # fmt: skip
+    ssh = [
+        "ssh",
+        "-i",
+        str(access.ssh_key),
+        "-o",
+        f"UserKnownHostsFile={access.ssh_known_hosts}",
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=3",
+        "-p",
+        str(site.ssh_port),
+        f"root@{site.address}",
+        shlex.join(argv),
+    ]
     return process.run(ssh, stdin=stdin, deadline=within)

@@ -26,9 +26,16 @@ from zaibei.kernel.clock import Clock, SystemClock
 
 MANAGED, REFUSED, UNREACHED = "managed", "refused", "unreached"
 PLACES: Final = (
-    "/etc/zaibei", "/var/lib/zaibei", "/run", "/tmp", "/root", "/home", "/etc/ssl/private",
-    "/opt/zaibei", "/proc",
-)  # fmt: skip
+    "/etc/zaibei",
+    "/var/lib/zaibei",
+    "/run",
+    "/tmp",
+    "/root",
+    "/home",
+    "/etc/ssl/private",
+    "/opt/zaibei",
+    "/proc",
+)
 _NOT_WORTH: Final = ("/opt/zaibei/venv", "/opt/zaibei/code", "/proc/sys", "/proc/bus", "/proc/irq")
 FILES_MAX: Final = 20_000
 FILE_BYTES_MAX: Final = 64 << 10
@@ -143,10 +150,16 @@ def _grpc(thief: Thief, door: dict[str, Any]) -> str:
 
 def _https(thief: Thief, door: dict[str, Any]) -> str:
     method, path = thief.rng.choice(
-        [("GET", "/"), ("GET", "/dir/status"), ("GET", "/status"), ("GET", "/metrics"),
-         ("GET", f"/col/delete?collection={_NO_SUCH}"), ("GET", "/buckets/"),
-         ("DELETE", f"/buckets/{_NO_SUCH}?recursive=true")]
-    )  # fmt: skip
+        [
+            ("GET", "/"),
+            ("GET", "/dir/status"),
+            ("GET", "/status"),
+            ("GET", "/metrics"),
+            ("GET", f"/col/delete?collection={_NO_SUCH}"),
+            ("GET", "/buckets/"),
+            ("DELETE", f"/buckets/{_NO_SUCH}?recursive=true"),
+        ]
+    )
     return _word(thief.ask(door, method, path))
 
 
@@ -185,19 +198,28 @@ def _s3(thief: Thief, door: dict[str, Any]) -> str:
 
 def _etcd(thief: Thief, door: dict[str, Any]) -> str:
     path, body = thief.rng.choice(
-        [("kv/range", {"key": "Lw==", "range_end": "MA=="}),
-         ("auth/authenticate", {"name": thief.rng.choice(["root", "patroni"]), "password": thief.word()}),
-         ("maintenance/status", {}), ("cluster/member/list", {})]
-    )  # fmt: skip
+        [
+            ("kv/range", {"key": "Lw==", "range_end": "MA=="}),
+            (
+                "auth/authenticate",
+                {"name": thief.rng.choice(["root", "patroni"]), "password": thief.word()},
+            ),
+            ("maintenance/status", {}),
+            ("cluster/member/list", {}),
+        ]
+    )
     return _word(thief.ask(door, "POST", f"/v3/{path}", body))
 
 
 def _patroni(thief: Thief, door: dict[str, Any]) -> str:
     method, path, body = thief.rng.choice(
-        [("PATCH", "/config", {}),
-         ("POST", "/switchover", {"leader": _NO_SUCH, "candidate": _NO_SUCH}),
-         ("POST", "/failover", {"candidate": _NO_SUCH}), ("DELETE", "/switchover", None)]
-    )  # fmt: skip
+        [
+            ("PATCH", "/config", {}),
+            ("POST", "/switchover", {"leader": _NO_SUCH, "candidate": _NO_SUCH}),
+            ("POST", "/failover", {"candidate": _NO_SUCH}),
+            ("DELETE", "/switchover", None),
+        ]
+    )
     # Anything but a no to the person, also "there is no such member", is a yes to the person.
     return REFUSED if thief.ask(door, method, path, body) in (401, 403) else MANAGED
 
@@ -251,9 +273,14 @@ def _unix(thief: Thief, door: dict[str, Any]) -> str:
 
 
 KINDS: Final[dict[str, Callable[[Thief, dict[str, Any]], str]]] = {
-    "grpc": _grpc, "https": _https, "s3": _s3, "etcd": _etcd, "patroni": _patroni,
-    "postgres": _postgres, "unix": _unix,
-}  # fmt: skip
+    "grpc": _grpc,
+    "https": _https,
+    "s3": _s3,
+    "etcd": _etcd,
+    "patroni": _patroni,
+    "postgres": _postgres,
+    "unix": _unix,
+}
 
 
 def _word(status: int) -> str:
@@ -307,9 +334,11 @@ def main() -> None:
             clock=SystemClock(),
         )
     loot_said = {
-        "files": loot.files, "keys": [str(k) for k in loot.keys], "words": len(loot.words),
+        "files": loot.files,
+        "keys": [str(k) for k in loot.keys],
+        "words": len(loot.words),
         "sockets": [str(s) for s in loot.sockets],
-    }  # fmt: skip
+    }
     json.dump({"doors": found, "loot": loot_said}, sys.stdout)
 
 

@@ -40,9 +40,19 @@ ALWAYS: Final = (
     "forgets/",
 )  # what opens it, what explains its chain
 FOLDERS: Final = (
-    "epochs", "forgets", "index", "keys", "leases", "marks", "packs", "resealed", "revoked", "runs",
-    "snapshots", "wal",
-)  # fmt: skip
+    "epochs",
+    "forgets",
+    "index",
+    "keys",
+    "leases",
+    "marks",
+    "packs",
+    "resealed",
+    "revoked",
+    "runs",
+    "snapshots",
+    "wal",
+)
 
 
 def ours(key: str) -> bool:

@@ -37,7 +37,22 @@ _CLASSES = tuple(
     for c in ("0123456789", "ABCDEFGHJKLMNPQRSTUVWXYZ", "IO", "abcdefghijklmnopqrstuvwxyz")
 )
 _SURNAMES = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥某佚匿隐虚拟"
-_COMPOUND = ("欧阳", "司马", "上官", "诸葛", "东方", "皇甫", "尉迟", "公孙", "慕容", "令狐", "长孙", "宇文", "司徒", "夏侯")  # fmt: skip
+_COMPOUND = (
+    "欧阳",
+    "司马",
+    "上官",
+    "诸葛",
+    "东方",
+    "皇甫",
+    "尉迟",
+    "公孙",
+    "慕容",
+    "令狐",
+    "长孙",
+    "宇文",
+    "司徒",
+    "夏侯",
+)
 _ROADS = "甲乙丙丁戊己庚辛壬癸"
 _UNITS = frozenset("路街巷道弄号室栋幢座楼层单元组村屯")
 _MOBILE = re.compile(r"(?:86)?(1[3-9]\d{9})")

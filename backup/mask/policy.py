@@ -163,9 +163,10 @@ def decide(
             rule = Rule(pattern=column.path, treat=Treatment.PLAIN)
         treated[column] = rule
     assert not any(
-        r.treat is Treatment.PLAIN and next((x for x in rules if x.fits(c)), r).treat is Treatment.BIOMETRIC
+        r.treat is Treatment.PLAIN
+        and next((x for x in rules if x.fits(c)), r).treat is Treatment.BIOMETRIC
         for c, r in treated.items()
-    ), "a biometric is never plain"  # fmt: skip
+    ), "a biometric is never plain"
     return Decision(treated=treated, unclassified=tuple(unclassified))
 
 

@@ -61,8 +61,9 @@ def mark(
             before = _one(connection, b"SELECT pg_current_wal_insert_lsn()::text")
             if count_rows:
                 counted = {
-                    d: table_facts(_at(conninfo, d, password)) for d in databases(_at(conninfo, None, password))
-                }  # fmt: skip
+                    d: table_facts(_at(conninfo, d, password))
+                    for d in databases(_at(conninfo, None, password))
+                }
             still = _one(connection, b"SELECT pg_current_wal_insert_lsn()::text") == before
             row = connection.execute(
                 "SELECT pg_create_restore_point(%s)::text,"

@@ -88,9 +88,12 @@ class Clients:
         self._reader = threading.Thread(target=self._listen, name="clients", daemon=True)
         self._reader.start()
         wait_until(
-            self._why_no_write, what="the first acknowledged write", deadline=_STARTED,
-            clock=self._clock, hint=f"see {self._folder / 'clients.log'}",
-        )  # fmt: skip
+            self._why_no_write,
+            what="the first acknowledged write",
+            deadline=_STARTED,
+            clock=self._clock,
+            hint=f"see {self._folder / 'clients.log'}",
+        )
 
     def snapshot(self) -> Counts:
         """A quarter of a second old at the most. Raises Invalid when the clients have died."""
@@ -180,14 +183,24 @@ def _main(plan_file: Path) -> int:
         with _putting(plan, clock) as put:
             rates = Rates(rows_per_s=plan["rows_per_s"], objects_per_s=plan["objects_per_s"])
             ledger = Ledger.create(
-                Path(plan["ledger"]), drill=plan["drill"], clock=clock,
-                facts={k: plan[k] for k in ("seed", "rows_per_s", "objects_per_s", "doors", "bucket_sites")},
-            )  # fmt: skip
+                Path(plan["ledger"]),
+                drill=plan["drill"],
+                clock=clock,
+                facts={
+                    k: plan[k]
+                    for k in ("seed", "rows_per_s", "objects_per_s", "doors", "bucket_sites")
+                },
+            )
             traffic = Traffic(
                 doors=[Door(site=s, url=u) for s, u in plan["doors"]],
-                ca_file=Path(plan["ca_file"]), ledger=ledger, clock=clock, seed=plan["seed"],
-                rates=rates, put=put, session=_session(plan, clock),
-            )  # fmt: skip
+                ca_file=Path(plan["ca_file"]),
+                ledger=ledger,
+                clock=clock,
+                seed=plan["seed"],
+                rates=rates,
+                put=put,
+                session=_session(plan, clock),
+            )
             traffic.start()
             _serve(traffic, ledger)
             counts = traffic.stop()
@@ -236,14 +249,22 @@ def _putting(plan: dict[str, Any], clock: Clock) -> Iterator[Put | None]:
         return
     access = sites.load()
     stores = {
-        s: open_store(access.site(s).store, ca_file=access.ca_file, bucket=plan["bucket"],
-                      role="business", site=s, patience=_PATIENCE)
+        s: open_store(
+            access.site(s).store,
+            ca_file=access.ca_file,
+            bucket=plan["bucket"],
+            role="business",
+            site=s,
+            patience=_PATIENCE,
+        )
         for s in plan["bucket_sites"]
-    }  # fmt: skip
+    }
     with Mirror(
-        stores=stores, clock=clock, on_site_loss=SiteLoss(plan["on_site_loss"]),
+        stores=stores,
+        clock=clock,
+        on_site_loss=SiteLoss(plan["on_site_loss"]),
         deadline=OBJECT_DEADLINE,
-    ) as mirror:  # fmt: skip
+    ) as mirror:
         yield lambda key, data: mirror.create(key, data).copies
 
 

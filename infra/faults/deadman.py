@@ -63,11 +63,21 @@ def watching(lab: LabPlan, *, deadline: timedelta) -> Iterator[Guard]:
     # Not by `process.start`: that would end it with the drill.
     around = {k: v for k, v in os.environ.items() if k != process.MARK}
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "infra.faults.deadman", str(lab.root), str(os.getpid()),
-         str(deadline.total_seconds())],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, env=around | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "infra.faults.deadman",
+            str(lab.root),
+            str(os.getpid()),
+            str(deadline.total_seconds()),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=around | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
     guard = Guard(child)
     try:
         yield guard
@@ -116,8 +126,10 @@ def _end_helpers(pid: int, clock: Clock) -> None:
     with suppress(Unreachable):
         wait_until(
             lambda: "it is dying" if tree.started(str(pid)) else None,
-            what="the drill to end", deadline=_DYING, clock=clock,
-        )  # fmt: skip
+            what="the drill to end",
+            deadline=_DYING,
+            clock=clock,
+        )
     process.end_orphans(state_dir())
 
 

@@ -72,8 +72,10 @@ def make(fault: Fault, lab: LabPlan, clock: Clock) -> str:
                 cgroup.freeze(group, frozen=False, clock=clock)
             wait_until(
                 lambda: None if not any(_alive(p) for p in pids) else "still there",
-                what=f"killing {fault.process}", deadline=_DEADLINE, clock=clock,
-            )  # fmt: skip
+                what=f"killing {fault.process}",
+                deadline=_DEADLINE,
+                clock=clock,
+            )
             return f"{len(pids)} processes of {fault.process} killed"
 
 
@@ -101,14 +103,21 @@ def unmake(fault: Fault, lab: LabPlan, clock: Clock) -> None:
         return  # it has no power, or another fault is still in force: nothing here can answer
     wait_until(
         lambda: None if host.answers(at) else "sshd does not answer",
-        what=f"undoing {fault}", deadline=_ANSWERS, clock=clock, hint=f"see {at.console}",
-    )  # fmt: skip
+        what=f"undoing {fault}",
+        deadline=_ANSWERS,
+        clock=clock,
+        hint=f"see {at.console}",
+    )
     if fault.kind is Kind.KILL:
         wait_until(
-            lambda: None if _pids(at, fault.process or "") else f"no process {fault.process!r} runs",
-            what=f"undoing {fault}", deadline=_RESTARTED, clock=clock,
+            lambda: (
+                None if _pids(at, fault.process or "") else f"no process {fault.process!r} runs"
+            ),
+            what=f"undoing {fault}",
+            deadline=_RESTARTED,
+            clock=clock,
             hint=f"zaibei lab shell {at.name} -- supervisorctl status",
-        )  # fmt: skip
+        )
 
 
 def power_on(at: Host, lab: LabPlan, clock: Clock) -> None:

@@ -36,8 +36,10 @@ def trace(lab: LabPlan) -> frozenset[str]:
     for h in lab.hosts:
         group = cgroup.of(h)
         cut = WAN in there and h.wan_link in network.links(WAN) and network.is_cut(h)
-        lines.add(f"site {h.name} power={bool(cgroup.processes(group))} frozen={cgroup.is_frozen(group)} "
-                  f"cut={cut}")  # fmt: skip
+        lines.add(
+            f"site {h.name} power={bool(cgroup.processes(group))} frozen={cgroup.is_frozen(group)} "
+            f"cut={cut}"
+        )
         lines |= {f"cgroup {group.name}"} if group.exists() else set()
     return frozenset(lines)
 

@@ -72,8 +72,13 @@ def kill(group: Path, clock: Clock) -> None:
         left = processes(group)
         return f"{len(left)} processes are left" if left else None
 
-    wait_until(why_not, what=f"killing {group.name}", deadline=_DEADLINE, clock=clock,
-               interval=timedelta(milliseconds=20))  # fmt: skip
+    wait_until(
+        why_not,
+        what=f"killing {group.name}",
+        deadline=_DEADLINE,
+        clock=clock,
+        interval=timedelta(milliseconds=20),
+    )
 
 
 def freeze(group: Path, *, frozen: bool, clock: Clock) -> None:
@@ -84,8 +89,13 @@ def freeze(group: Path, *, frozen: bool, clock: Clock) -> None:
         events = (group / "cgroup.events").read_text()
         return None if wanted in events else "not all processes have stopped yet"
 
-    wait_until(why_not, what=f"{'freezing' if frozen else 'thawing'} {group.name}",
-               deadline=_DEADLINE, clock=clock, interval=timedelta(milliseconds=10))  # fmt: skip
+    wait_until(
+        why_not,
+        what=f"{'freezing' if frozen else 'thawing'} {group.name}",
+        deadline=_DEADLINE,
+        clock=clock,
+        interval=timedelta(milliseconds=10),
+    )
 
 
 def is_frozen(group: Path) -> bool:

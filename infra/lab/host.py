@@ -110,18 +110,61 @@ def start(host: Host, lab: LabPlan, *, bwrap: Path, clock: Clock) -> None:
     # `nsenter --net`, not `ip netns exec`: that one keeps a mount namespace of its own, with a copy of
     # every site's disk in it, and a disk whose last mount never goes cannot be power-cycled.
     argv = [
-        "sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(group),
-        "nsenter", f"--net=/run/netns/{host.namespace}", "--",
-        str(bwrap), "--overlay-src", "/", "--overlay-src", str(layer.root(lab)),
-        "--overlay", str(host.disk / "up"), str(host.disk / "work"), "/",
-        "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run",
-        "--tmpfs", "/root", "--tmpfs", "/home", "--tmpfs", str(lab.root.parent),
-        "--bind", str(host.disk / "data"), "/var/lib/zaibei",
-        "--as-pid-1", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--hostname", host.name,
-        "--chdir", "/", "--clearenv", "--setenv", "PATH", "/usr/sbin:/usr/bin:/sbin:/bin",
-        "--setenv", "HOME", "/root", "--setenv", "LANG", "C.UTF-8",
-        "sh", "-c", _INIT.format(venv=layer.VENV),
-    ]  # fmt: skip
+        "sh",
+        "-c",
+        'echo $$ > "$0/cgroup.procs" && exec "$@"',
+        str(group),
+        "nsenter",
+        f"--net=/run/netns/{host.namespace}",
+        "--",
+        str(bwrap),
+        "--overlay-src",
+        "/",
+        "--overlay-src",
+        str(layer.root(lab)),
+        "--overlay",
+        str(host.disk / "up"),
+        str(host.disk / "work"),
+        "/",
+        "--dev",
+        "/dev",
+        "--proc",
+        "/proc",
+        "--tmpfs",
+        "/tmp",
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/root",
+        "--tmpfs",
+        "/home",
+        "--tmpfs",
+        str(lab.root.parent),
+        "--bind",
+        str(host.disk / "data"),
+        "/var/lib/zaibei",
+        "--as-pid-1",
+        "--unshare-pid",
+        "--unshare-uts",
+        "--unshare-ipc",
+        "--hostname",
+        host.name,
+        "--chdir",
+        "/",
+        "--clearenv",
+        "--setenv",
+        "PATH",
+        "/usr/sbin:/usr/bin:/sbin:/bin",
+        "--setenv",
+        "HOME",
+        "/root",
+        "--setenv",
+        "LANG",
+        "C.UTF-8",
+        "sh",
+        "-c",
+        _INIT.format(venv=layer.VENV),
+    ]
     with host.console.open("ab") as console:
         subprocess.Popen(
             argv,
@@ -138,8 +181,14 @@ def start(host: Host, lab: LabPlan, *, bwrap: Path, clock: Clock) -> None:
             return f"it has no process; its last words: {_last_words(host)}"
         return None if answers(host) else "sshd does not answer yet"
 
-    wait_until(why_not, what=f"booting {host.name}", deadline=_BOOT_DEADLINE, clock=clock,
-               interval=timedelta(milliseconds=50), hint=f"see {host.console}")  # fmt: skip
+    wait_until(
+        why_not,
+        what=f"booting {host.name}",
+        deadline=_BOOT_DEADLINE,
+        clock=clock,
+        interval=timedelta(milliseconds=50),
+        hint=f"see {host.console}",
+    )
 
 
 def kill(host: Host, clock: Clock) -> None:

@@ -19,9 +19,15 @@ from zaibei.kernel.clock import Clock
 from zaibei.kernel.state import write_atomic
 
 POSTGRES_ROLES = (
-    "postgres", "replicator", "rewind", "zaibei_app", "zaibei_backup", "zaibei_exporter", "zaibei_probe",
+    "postgres",
+    "replicator",
+    "rewind",
+    "zaibei_app",
+    "zaibei_backup",
+    "zaibei_exporter",
+    "zaibei_probe",
     "zaibei_loader",
-)  # fmt: skip
+)
 # Who may come to a store, by its kind. A server that checks a signature must know the secret: so each store
 # has its own, and no other site knows it.
 STORES: dict[str, tuple[str, ...]] = {

@@ -172,9 +172,13 @@ def ready(
         return reason
 
     wait_until(
-        why_not, what="the steady state", deadline=_STEADY, clock=clock, interval=_STEADY_INTERVAL,
+        why_not,
+        what="the steady state",
+        deadline=_STEADY,
+        clock=clock,
+        interval=_STEADY_INTERVAL,
         hint=f"zaibei lab shell {writer} -- tail -50 /var/log/zaibei/patroni.log",
-    )  # fmt: skip
+    )
 
 
 def _first(stack: Stack, role: Role) -> str | None:
@@ -228,8 +232,16 @@ def shell_argv(stack: Stack, site: str) -> list[str]:
     ssh = lab.secrets / "ssh"
     if not (ssh / "operator").exists():
         raise Missing("no lab is up", hint="zaibei lab up")
-    return ["ssh", "-i", str(ssh / "operator"), "-o", f"UserKnownHostsFile={ssh / 'known_hosts'}",
-            "-o", "IdentitiesOnly=yes", f"root@{h.address}"]  # fmt: skip
+    return [
+        "ssh",
+        "-i",
+        str(ssh / "operator"),
+        "-o",
+        f"UserKnownHostsFile={ssh / 'known_hosts'}",
+        "-o",
+        "IdentitiesOnly=yes",
+        f"root@{h.address}",
+    ]
 
 
 def _forget_other_stack(lab: LabPlan, stack: Stack, clock: Clock) -> None:

@@ -86,12 +86,31 @@ def _build(lab: LabPlan, bwrap: Path, clock: Clock) -> None:
         kept = {k: v for k, v in os.environ.items() if k.startswith(_ENV_KEPT)}
         kept |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
         run(
-            [bwrap, "--overlay-src", "/", "--overlay", at / "up", at / "work", "/",
-             "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp",
-             "--ro-bind", str(script), "/tmp/python_env",
-             "sh", "/tmp/python_env/make-venv.sh", VENV, "/tmp/python_env/requirements.txt"],
-            deadline=_BUILD_DEADLINE, env=kept,
-        )  # fmt: skip
+            [
+                bwrap,
+                "--overlay-src",
+                "/",
+                "--overlay",
+                at / "up",
+                at / "work",
+                "/",
+                "--dev",
+                "/dev",
+                "--proc",
+                "/proc",
+                "--tmpfs",
+                "/tmp",
+                "--ro-bind",
+                str(script),
+                "/tmp/python_env",
+                "sh",
+                "/tmp/python_env/make-venv.sh",
+                VENV,
+                "/tmp/python_env/requirements.txt",
+            ],
+            deadline=_BUILD_DEADLINE,
+            env=kept,
+        )
     except ToolFailed as failed:
         if "No space" in failed.message:
             raise NoSpace(failed.message, hint="free disk space") from failed

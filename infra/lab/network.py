@@ -52,8 +52,20 @@ def plug_in(host: Host) -> None:
         _ip("netns", "add", host.namespace)
     _ip("-n", host.namespace, "link", "set", "lo", "up")
     if host.wan_link not in links(WAN):
-        _ip("-n", WAN, "link", "add", host.wan_link, "type", "veth",
-            "peer", "name", "eth0", "netns", host.namespace)  # fmt: skip
+        _ip(
+            "-n",
+            WAN,
+            "link",
+            "add",
+            host.wan_link,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            host.namespace,
+        )
     _ip("-n", WAN, "link", "set", host.wan_link, "master", BRIDGE)
     _ip("-n", WAN, "link", "set", host.wan_link, "up")
     _ip("-n", host.namespace, "addr", "replace", f"{host.address}/{PREFIX_LENGTH}", "dev", "eth0")

@@ -63,10 +63,15 @@ def leaves(lab: LabPlan) -> tuple[Leaf, ...]:
     ):
         found.append(
             Leaf(
-                root=root, name=name, site=OPERATOR, account=OPERATOR, common_name=common_name,
-                client=True, names=() if common_name else (OPERATOR,),
+                root=root,
+                name=name,
+                site=OPERATOR,
+                account=OPERATOR,
+                common_name=common_name,
+                client=True,
+                names=() if common_name else (OPERATOR,),
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -75,16 +80,26 @@ def _of_host(lab: LabPlan, host: Host) -> Iterator[Leaf]:
     everywhere = tuple(h.address for h in lab.hosts)
 
     def leaf(
-        root: str, name: str, account: str, *, server: bool = False, client: bool = False,
-        common_name: str | None = None, addresses: Sequence[str] = own,
-    ) -> Leaf:  # fmt: skip
+        root: str,
+        name: str,
+        account: str,
+        *,
+        server: bool = False,
+        client: bool = False,
+        common_name: str | None = None,
+        addresses: Sequence[str] = own,
+    ) -> Leaf:
         return Leaf(
-            root=root, name=name, site=host.name, account=account,
+            root=root,
+            name=name,
+            site=host.name,
+            account=account,
             common_name=f"{name}.{host.name}" if common_name is None else common_name,
-            server=server, client=client,
+            server=server,
+            client=client,
             names=(host.name, "localhost") if server else (f"{name}.{host.name}",),
             addresses=tuple(dict.fromkeys(addresses)) if server else (),
-        )  # fmt: skip
+        )
 
     yield leaf(DOORS, "haproxy", "haproxy", server=True)
     yield leaf(DOORS, "patroni", "postgres", server=True)
@@ -213,10 +228,16 @@ def _name(common_name: str) -> x509.Name:
 
 def _usage(*, ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True, content_commitment=False, key_encipherment=not ca,
-        data_encipherment=False, key_agreement=False, key_cert_sign=ca, crl_sign=ca,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=not ca,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

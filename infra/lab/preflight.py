@@ -13,12 +13,24 @@ from zaibei.kernel.process import run
 
 # Debian's name of the package that holds each program.
 PROGRAMS = {
-    "ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "chattr": "e2fsprogs",
-    "mount": "mount", "losetup": "mount", "nsenter": "util-linux", "fsfreeze": "util-linux", "ssh": "openssh-client",
-    "/usr/sbin/sshd": "openssh-server", "/usr/bin/etcd": "etcd-server", "/usr/bin/etcdctl": "etcd-client",
-    "/usr/sbin/haproxy": "haproxy", "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
-    "openssl": "openssl", "/usr/bin/python3": "python3",
-}  # fmt: skip
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "mkfs.ext4": "e2fsprogs",
+    "chattr": "e2fsprogs",
+    "mount": "mount",
+    "losetup": "mount",
+    "nsenter": "util-linux",
+    "fsfreeze": "util-linux",
+    "ssh": "openssh-client",
+    "/usr/sbin/sshd": "openssh-server",
+    "/usr/bin/etcd": "etcd-server",
+    "/usr/bin/etcdctl": "etcd-client",
+    "/usr/sbin/haproxy": "haproxy",
+    "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
+    "openssl": "openssl",
+    "/usr/bin/python3": "python3",
+}
 _FILE_SYSTEMS = ("ext4", "overlay")
 _DISK_BYTES = 6 << 30
 _MEMORY_BYTES = 5 << 30

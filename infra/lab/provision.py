@@ -92,16 +92,24 @@ def credentials(lab: LabPlan, host: Host) -> list[dict[str, str]]:
     """The files of `pki_dir`: roots for everybody to read, each key for the one account that serves with it."""
     folder = lab.secrets / "pki"
     found = [
-        {"src": str(pki.root_file(folder, root)), "dest": f"{root}.crt", "owner": "root",
-         "mode": "0444"}
+        {
+            "src": str(pki.root_file(folder, root)),
+            "dest": f"{root}.crt",
+            "owner": "root",
+            "mode": "0444",
+        }
         for root in pki.roots_on(lab, host.name)
-    ]  # fmt: skip
+    ]
     found += [
-        {"src": str(folder / leaf.file), "dest": f"{leaf.name}.pem", "owner": leaf.account,
-         "mode": "0400"}
+        {
+            "src": str(folder / leaf.file),
+            "dest": f"{leaf.name}.pem",
+            "owner": leaf.account,
+            "mode": "0400",
+        }
         for leaf in pki.leaves(lab)
         if leaf.site == host.name
-    ]  # fmt: skip
+    ]
     return found
 
 

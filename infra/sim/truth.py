@@ -32,9 +32,12 @@ class Truth:
 
     def __str__(self) -> str:
         found = {
-            "lost": self.lost, "resurrected": self.resurrected, "corrupted": self.corrupted,
-            "phantoms": self.phantoms, "overlap": self.overlap,
-        }  # fmt: skip
+            "lost": self.lost,
+            "resurrected": self.resurrected,
+            "corrupted": self.corrupted,
+            "phantoms": self.phantoms,
+            "overlap": self.overlap,
+        }
         named = [
             f"{len(ids)} {what} ({', '.join(sorted(ids)[:3])})"
             for what, ids in found.items()
@@ -68,9 +71,10 @@ def truth(
         return any(e > _epoch(old) and s < at_s for e, s in first_told_s.items())
 
     denied = frozenset(
-        op for op in bytes_of
+        op
+        for op in bytes_of
         if op not in acknowledged and all(c.told_applied is False for c in of_op[op])
-    )  # fmt: skip
+    )
     return Truth(
         acknowledged=acknowledged,
         denied=denied,

@@ -63,28 +63,37 @@ class World:
         self.asked: list[tuple[str, str, float]] = []  # every write a client began
         self.members = {
             name: Member(
-                name=name, hosts=self.hosts, fsync_s=plan.fsync_s, sabotage=plan.sabotage,
+                name=name,
+                hosts=self.hosts,
+                fsync_s=plan.fsync_s,
+                sabotage=plan.sabotage,
                 replication_s=plan.replication_s,
             )
             for name in SITES
-        }  # fmt: skip
+        }
         for member in self.members.values():
             member.peers = self.members
             member.far = {"c": plan.remote_s}
         self.controllers = {
             name: Controller(
-                member=member, partner={"a": "b", "b": "a"}.get(name), hosts=self.hosts,
-                leases=self.leases, sabotage=plan.sabotage,
+                member=member,
+                partner={"a": "b", "b": "a"}.get(name),
+                hosts=self.hosts,
+                leases=self.leases,
+                sabotage=plan.sabotage,
             )
             for name, member in self.members.items()
-        }  # fmt: skip
+        }
         self.entries = {
             name: Entry(
-                site=name, hosts=self.hosts, members=self.members, calls=self.calls,
+                site=name,
+                hosts=self.hosts,
+                members=self.members,
+                calls=self.calls,
                 sabotage=plan.sabotage,
             )
             for name in ("a", "b")
-        }  # fmt: skip
+        }
 
     def run(self, traffic: Callable[["World"], None]) -> None:
         """`traffic` puts its first entries on the agenda; then everything happens."""

@@ -216,9 +216,16 @@ def test_entries_that_no_system_takes_are_named_and_the_rest_comes_back(
     vault = tmp_path / "vault"
     now = clock.now()
     content = Content(
-        kind="files", label="", host="evil", started=now, finished=now, tree=(), entries=0,
-        size_bytes=0, complete=True,
-    )  # fmt: skip
+        kind="files",
+        label="",
+        host="evil",
+        started=now,
+        finished=now,
+        tree=(),
+        entries=0,
+        size_bytes=0,
+        complete=True,
+    )
     with Fanout([Writer(living("intl", vault, clock))], Silent()) as out:
         out.add(node(b"a", Type.LINK, target=b"z"), [])
         out.add(node(b"long", Type.LINK, target=b"t" * 5000), [])

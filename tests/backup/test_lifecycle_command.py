@@ -128,8 +128,10 @@ def test_forget_and_gc_as_a_policy_would_and_what_they_say(vaults: Vaults) -> No
     one = told["repositories"][vaults.b.name]
     assert (code, one["forgotten"]) == (0, [1, 2])
     assert [d["keep"] for d in one["decisions"]] == [
-        [], [], ["one of the last 1", "the newest complete one"]
-    ]  # fmt: skip
+        [],
+        [],
+        ["one of the last 1", "the newest complete one"],
+    ]
     code, told, _ = vaults.named("forget", "--keep-last", "1")
     assert (code, told["done"]) == (0, True)
     assert vaults.b.sequences() == [3]

@@ -147,9 +147,15 @@ def test_a_damaged_key_is_no_whole_repository_for_heal_and_repair(
 ) -> None:
     (tmp_path / "second").write_text("second\n")
     added = said(
-        repository, tmp_path, "key", "add", "--new-password-file", str(tmp_path / "second"),
-        "--name", "wang",
-    )  # fmt: skip
+        repository,
+        tmp_path,
+        "key",
+        "add",
+        "--new-password-file",
+        str(tmp_path / "second"),
+        "--name",
+        "wang",
+    )
     assert added.exit_code == 0, added.output
     newest = max((tmp_path / "r" / "keys").iterdir(), key=lambda p: p.stat().st_mtime_ns)
     spoilt = bytearray(newest.read_bytes())

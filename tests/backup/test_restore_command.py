@@ -159,11 +159,26 @@ def wrong(tmp_path: Path) -> dict[str, tuple[tuple[str, ...], str]]:
     }
 
 
-@pytest.mark.parametrize("what", [
-    "no target", "both targets", "full target", "target a file", "no such number", "no such name",
-    "a rule that is none", "nothing matches", "no bucket", "a time of a tree",
-    "a time without zone", "an empty target", "two sources", "rules of a bucket", "no such source",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no target",
+        "both targets",
+        "full target",
+        "target a file",
+        "no such number",
+        "no such name",
+        "a rule that is none",
+        "nothing matches",
+        "no bucket",
+        "a time of a tree",
+        "a time without zone",
+        "an empty target",
+        "two sources",
+        "rules of a bucket",
+        "no such source",
+    ],
+)
 def test_a_wrong_request_ends_with_2_and_says_why(
     zaibei: Run, source: Path, tmp_path: Path, what: str
 ) -> None:

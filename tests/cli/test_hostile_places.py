@@ -24,9 +24,15 @@ def _zaibei(
 ) -> subprocess.CompletedProcess[str]:
     words = " ".join([sys.executable, "-P", "-m", "zaibei.cli.main", *args, redirect])
     return subprocess.run(
-        words, shell=True, cwd=cwd, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "ZAIBEI_STATE": state}, check=False,
-    )  # fmt: skip
+        words,
+        shell=True,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "ZAIBEI_STATE": state},
+        check=False,
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

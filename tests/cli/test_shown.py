@@ -85,15 +85,28 @@ console.complain(Damage(text, hint=text), 8)
 
 @pytest.mark.parametrize("text", [*HOSTILE, MARKUP])
 def test_no_door_to_the_terminal_lets_a_control_through(text: str) -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", PROGRAM], input=text, text=True, capture_output=True,
-                          check=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM],
+        input=text,
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
     assert controls(done.stdout.replace("\t", " ")) == ""
     assert controls(done.stderr.replace("\t", " ")) == ""
 
 
 def test_markup_in_a_name_is_shown_and_not_obeyed() -> None:
-    done = subprocess.run([sys.executable, "-P", "-c", PROGRAM], input=MARKUP, text=True, capture_output=True,
-                          check=True, timeout=60, env={**os.environ, "COLUMNS": "300"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM],
+        input=MARKUP,
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "300"},
+    )
     assert done.stdout.count("[link=https://evil.example]") >= 5
     assert "[bold]x[/]" in done.stdout
     assert ":skull:" in done.stderr
@@ -103,8 +116,13 @@ def on_a_terminal(text: str) -> str:
     """What a terminal gets: colours are ours, and nothing else is."""
     own, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-    child = subprocess.Popen([sys.executable, "-P", "-c", PROGRAM], stdin=subprocess.PIPE, stdout=theirs,
-                             stderr=theirs, env=env)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM],
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+    )
     os.close(theirs)
     assert child.stdin is not None
     child.stdin.write(text.encode())

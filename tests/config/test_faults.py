@@ -32,11 +32,31 @@ H1 = "    rto: 60s  # 租约 30s + 提升与切换 / a lost writer's lease of 30
 @pytest.mark.parametrize(
     ("old", "new", "what", "hint"),
     [
-        ("on_site_loss: degrade", "on_site_los: degrade", "unknown key 'on_site_los'", "did you mean on_site_loss?"),
-        ("on_site_loss: degrade", "on_site_loss: degraded", "not one of degrade, block", "did you mean degrade?"),
-        ("    slo_success: 0.999", "    slo_sucess: 0.999\n    slo_success: 0.999", "unknown key 'slo_sucess' in services[0]", "slo_success"),
+        (
+            "on_site_loss: degrade",
+            "on_site_los: degrade",
+            "unknown key 'on_site_los'",
+            "did you mean on_site_loss?",
+        ),
+        (
+            "on_site_loss: degrade",
+            "on_site_loss: degraded",
+            "not one of degrade, block",
+            "did you mean degrade?",
+        ),
+        (
+            "    slo_success: 0.999",
+            "    slo_sucess: 0.999\n    slo_success: 0.999",
+            "unknown key 'slo_sucess' in services[0]",
+            "slo_success",
+        ),
         ("every: 15min\n", "every: 15\n", "data.backup.every: 15 has no unit", "write 15s"),
-        ("every: 15min\n", "every: 15 minutes\n", "not a duration: '15 minutes'", "ms, s, min, h, d, w"),
+        (
+            "every: 15min\n",
+            "every: 15 minutes\n",
+            "not a duration: '15 minutes'",
+            "ms, s, min, h, d, w",
+        ),
         ("every: 15min\n", "every: 0s\n", "must be longer than zero", "How often"),
         ("every: 15min\n", "every: 1e9d\n", "not a duration", "min"),
         ("keep: 35d", f"keep: {'9' * 30}d", "longer than a century", "kept"),
@@ -45,27 +65,92 @@ H1 = "    rto: 60s  # 租约 30s + 提升与切换 / a lost writer's lease of 30
         ("rpo: 5min", "rpo: -5", "cannot be below zero", "write 5s"),
         ("rpo: 5min", "rpo: [5min]", "a duration is text", "a number and one of"),
         ("name: demo-city", "name: Demo City", "name: not in the form", "small letters"),
-        ("    peak_rps: 40 ", "    peak_rps: '40' ", "peak_rps: expected a number", "without quotes"),
+        (
+            "    peak_rps: 40 ",
+            "    peak_rps: '40' ",
+            "peak_rps: expected a number",
+            "without quotes",
+        ),
         ("    peak_rps: 40 ", "    peak_rps: .nan ", "services[0].peak_rps", "Requests a second"),
         ("    slo_success: 0.999", "    slo_success: 1.1", "less than or equal to 1", "Share"),
-        ("    surge_factor: 10 ", "    surge_factor: 0.5 ", "surge_factor 0.5 is less than 1", "how many times"),
-        ("entry: [site-a, site-b]", "entry: [site-a, site-d]", "site site-d is not declared under sites", "did you mean site-"),
+        (
+            "    surge_factor: 10 ",
+            "    surge_factor: 0.5 ",
+            "surge_factor 0.5 is less than 1",
+            "how many times",
+        ),
+        (
+            "entry: [site-a, site-b]",
+            "entry: [site-a, site-d]",
+            "site site-d is not declared under sites",
+            "did you mean site-",
+        ),
         (BACKUP, "    vaults: [site-b, citey-c]", "site citey-c is not declared", "site-c"),
-        ("role: same-city, owner: duty-cloud}", "role: same-city, owner: duty-clod}", "owner duty-clod is not declared under people", "did you mean duty-cloud?"),
-        ("site-power-loss, every: 30d, owner: duty-cloud", "site-power-loss, every: 30d, owner: nobody", "owner nobody is not declared", "duty-cloud"),
-        ("needed: 1, people: [duty-cloud, head-security]", "needed: 3, people: [duty-cloud, head-security]", "fence-*: 3 must sign, but only 2 may", "lower `needed`"),
-        ("needed: 1, people: [duty-cloud, head-security]", "needed: 0, people: [duty-cloud, head-security]", "approvals[2].needed", "signatures"),
-        ("needed: 1, people: [duty-cloud, head-security]", "needed: 1, people: [duty-cloud, duty-cloud]", "two entries of one list are named duty-cloud", "another name"),
-        ("people: [duty-data, head-security,", "people: [duty-dat, head-security,", "person duty-dat is not declared under people", "did you mean duty-data?"),
-        ("    - name: geo-images\n", "    - name: population\n", "two assets are named population", "another name"),
-        ("scenario: primary-crash", "scenario: site-partition", "two drills are named site-partition", "another name"),
+        (
+            "role: same-city, owner: duty-cloud}",
+            "role: same-city, owner: duty-clod}",
+            "owner duty-clod is not declared under people",
+            "did you mean duty-cloud?",
+        ),
+        (
+            "site-power-loss, every: 30d, owner: duty-cloud",
+            "site-power-loss, every: 30d, owner: nobody",
+            "owner nobody is not declared",
+            "duty-cloud",
+        ),
+        (
+            "needed: 1, people: [duty-cloud, head-security]",
+            "needed: 3, people: [duty-cloud, head-security]",
+            "fence-*: 3 must sign, but only 2 may",
+            "lower `needed`",
+        ),
+        (
+            "needed: 1, people: [duty-cloud, head-security]",
+            "needed: 0, people: [duty-cloud, head-security]",
+            "approvals[2].needed",
+            "signatures",
+        ),
+        (
+            "needed: 1, people: [duty-cloud, head-security]",
+            "needed: 1, people: [duty-cloud, duty-cloud]",
+            "two entries of one list are named duty-cloud",
+            "another name",
+        ),
+        (
+            "people: [duty-data, head-security,",
+            "people: [duty-dat, head-security,",
+            "person duty-dat is not declared under people",
+            "did you mean duty-data?",
+        ),
+        (
+            "    - name: geo-images\n",
+            "    - name: population\n",
+            "two assets are named population",
+            "another name",
+        ),
+        (
+            "scenario: primary-crash",
+            "scenario: site-partition",
+            "two drills are named site-partition",
+            "another name",
+        ),
         ("max_age: 1h", "max_age: 5min", "max_age 5min is shorter than every 15min", "stale"),
         ("keep: 35d", "keep: 5min", "keep 5min is shorter than every 15min", "gone"),
-        ("name: 政务外网, zone: extranet, sites: [site-a, site-b, site-c]", "name: 政务外网, zone: extranet, sites: [site-a]", "site-b is an entry, but it is on no extranet", "add it"),
-        ("personal_data: false\n    - name: economy", "personal_data: 'no'\n    - name: economy", "expected true or false", "without quotes"),
+        (
+            "name: 政务外网, zone: extranet, sites: [site-a, site-b, site-c]",
+            "name: 政务外网, zone: extranet, sites: [site-a]",
+            "site-b is an entry, but it is on no extranet",
+            "add it",
+        ),
+        (
+            "personal_data: false\n    - name: economy",
+            "personal_data: 'no'\n    - name: economy",
+            "expected true or false",
+            "without quotes",
+        ),
         ("title: 健康码业务库 health code", "title: ''", "at least 1 character", "call"),
     ],
-)  # fmt: skip
+)
 def test_one_slip_is_one_fault_with_its_line_and_a_hint(
     faults_after, stack_file: Path, old: str, new: str, what: str, hint: str
 ) -> None:
@@ -138,8 +223,16 @@ def test_a_literal_secret_is_refused_and_not_repeated(faults_after) -> None:
 
 
 @pytest.mark.parametrize(
-    "ref", ["{}", "{env: A, file: /b}", "{env: lower}", "{file: relative}", "{command: []}", "{value: hunter2}"]
-)  # fmt: skip
+    "ref",
+    [
+        "{}",
+        "{env: A, file: /b}",
+        "{env: lower}",
+        "{file: relative}",
+        "{command: []}",
+        "{value: hunter2}",
+    ],
+)
 def test_a_reference_is_exactly_one_of_three(faults_after, ref: str) -> None:
     (fault,) = faults_after(("# secrets:\n", f"secrets:\n  a: {ref}\n"))
     assert fault.what.startswith("secrets.a")

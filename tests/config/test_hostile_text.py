@@ -163,9 +163,13 @@ def test_no_megabyte_of_text_takes_long_in_any_reader_of_text_from_people(tmp_pa
         files.append(tmp_path / f"{number}.yaml")
         files[-1].write_bytes(text.encode())
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _ASKED], input="\n".join(map(str, files)),
-        capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", _ASKED],
+        input="\n".join(map(str, files)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
     assert done.stderr == ""
     assert done.returncode == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
@@ -188,7 +192,7 @@ def test_no_megabyte_of_text_takes_long_in_any_reader_of_text_from_people(tmp_pa
         ("a: b\nc: !!int ''\n", 2, "not the kind of value its tag says"),
         ("a: b\nc: *d\n", 2, "not YAML: undefined alias *d"),
     ],
-)  # fmt: skip
+)
 def test_what_no_stack_needs_is_refused_with_its_line(text: str, line: int, what: str) -> None:
     (fault,) = parse(text).faults
     assert (fault.line, fault.what) == (line, what)

@@ -219,11 +219,23 @@ def test_a_witness_site_has_no_door_no_vault_and_no_bucket(faults_after) -> None
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("city: city-1, role: same-city", "city: city-9, role: same-city", "site-b is same-city, but no production site is in city-9"),
-        ("city: city-2, role: remote", "city: city-1, role: remote", "site-c is remote, but production is in city-1 too"),
-        ("city: city-1, role: production", "city: city-1, role: same-city", "no site has role production"),
+        (
+            "city: city-1, role: same-city",
+            "city: city-9, role: same-city",
+            "site-b is same-city, but no production site is in city-9",
+        ),
+        (
+            "city: city-2, role: remote",
+            "city: city-1, role: remote",
+            "site-c is remote, but production is in city-1 too",
+        ),
+        (
+            "city: city-1, role: production",
+            "city: city-1, role: same-city",
+            "no site has role production",
+        ),
     ],
-)  # fmt: skip
+)
 def test_roles_fit_the_map(faults_after, old: str, new: str, what: str) -> None:
     assert what in [f.what for f in faults_after((old, new))]
 

@@ -16,9 +16,22 @@ from tests.evidence.conftest import Forger
 Change = Callable[[Path, random.Random], None]
 DOCUMENTS = {"MANIFEST", "VERIFY.en.md", "VERIFY.zh.md", "verify.sh"}
 ODD_NAMES = (
-    "x", "README", ".hidden", "runs/extra", "keys/other.pub", "keys/witness-.pub", "log/tile/9/000", "a b", "a\nb",
-    "\x1b[2J\x1b[H", "schedule/000009-schedule.json", "proofs/x.txt", "MANIFEST.old", "-x", "名",
-)  # fmt: skip
+    "x",
+    "README",
+    ".hidden",
+    "runs/extra",
+    "keys/other.pub",
+    "keys/witness-.pub",
+    "log/tile/9/000",
+    "a b",
+    "a\nb",
+    "\x1b[2J\x1b[H",
+    "schedule/000009-schedule.json",
+    "proofs/x.txt",
+    "MANIFEST.old",
+    "-x",
+    "名",
+)
 
 
 def files(folder: Path) -> list[Path]:
@@ -252,10 +265,37 @@ def unreadable_proof(folder: Path, rng: random.Random) -> None:
 
 
 PLAIN: tuple[Change, ...] = (
-    flip, set_byte, truncate, append, insert, cut_out, zeros, remove, empty_folder, extra, twice, exchange, rename,
-    link, dangling_link, hard_link, fifo, folder_for_a_file, crlf, no_newline, line_twice, line_gone, lines_swapped,
-    other_case, digit, unused_bits, key_spelling, key_gone, witness_added, unreadable_proof,
-)  # fmt: skip
+    flip,
+    set_byte,
+    truncate,
+    append,
+    insert,
+    cut_out,
+    zeros,
+    remove,
+    empty_folder,
+    extra,
+    twice,
+    exchange,
+    rename,
+    link,
+    dangling_link,
+    hard_link,
+    fifo,
+    folder_for_a_file,
+    crlf,
+    no_newline,
+    line_twice,
+    line_gone,
+    lines_swapped,
+    other_case,
+    digit,
+    unused_bits,
+    key_spelling,
+    key_gone,
+    witness_added,
+    unreadable_proof,
+)
 
 
 def resealed(forger: Forger) -> tuple[Change, ...]:
@@ -276,8 +316,17 @@ def resealed(forger: Forger) -> tuple[Change, ...]:
         edit(rng.choice(signed(folder)), lambda raw: raw[: rng.randrange(len(raw))])
 
     def remove_signed(folder: Path, rng: random.Random) -> None:
-        places = ("runs/*/statement.json", "proofs/*", "schedule/*", "runs/*/artifacts/*", "keys/sm2.pub",
-                  "log/tile/0/*/*", "log/tile/entries/*/*", "keys/FINGERPRINTS.txt", "keys/witness-site-b.pub")  # fmt: skip
+        places = (
+            "runs/*/statement.json",
+            "proofs/*",
+            "schedule/*",
+            "runs/*/artifacts/*",
+            "keys/sm2.pub",
+            "log/tile/0/*/*",
+            "log/tile/entries/*/*",
+            "keys/FINGERPRINTS.txt",
+            "keys/witness-site-b.pub",
+        )
         found = sorted(p for place in places for p in folder.glob(place) if p.is_file())
         rng.choice(found).unlink()
 
@@ -336,11 +385,21 @@ def resealed(forger: Forger) -> tuple[Change, ...]:
             [*lines[:-1], lines[-1].upper()],
             [*lines, b"0" * 64 + b"  ../outside"],
             [*lines, b"0" * 64 + b"  /etc/passwd"],
-        ]  # fmt: skip
+        ]
         forger.manifest(folder, b"\n".join(rng.choice(odd)) + b"\n")
 
-    again_and_again = (flip_signed, truncate_signed, remove_signed, exchange_signed, extra_signed, key_spelling,
-                       line_gone_signed, key_gone, witness_added, unreadable_proof)  # fmt: skip
+    again_and_again = (
+        flip_signed,
+        truncate_signed,
+        remove_signed,
+        exchange_signed,
+        extra_signed,
+        key_spelling,
+        line_gone_signed,
+        key_gone,
+        witness_added,
+        unreadable_proof,
+    )
     return (*map(again, again_and_again), manifest_line)
 
 

@@ -71,9 +71,19 @@ def test_zeros_without_end_after_the_last_file_are_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "size",
-    [b"\x80" + bytes(10) + b"\x01", b"\xff" * 12, b"-0000000001", b"0000000001 ", b"          1", b"1", b"",
-     b"00000000008", b"0x000000001", b"\x80" + b"\x7f" * 11],
-)  # fmt: skip
+    [
+        b"\x80" + bytes(10) + b"\x01",
+        b"\xff" * 12,
+        b"-0000000001",
+        b"0000000001 ",
+        b"          1",
+        b"1",
+        b"",
+        b"00000000008",
+        b"0x000000001",
+        b"\x80" + b"\x7f" * 11,
+    ],
+)
 def test_a_size_in_any_other_spelling_is_refused(size: bytes, tmp_path: Path) -> None:
     odd = packed(tmp_path / "odd.tar.gz", _with_size(size), bytes(2048))
     assert "size" in verify(odd).problems[0]

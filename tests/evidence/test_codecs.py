@@ -8,12 +8,21 @@ from zaibei.evidence import Kind, Subject, keys, kinds, manifest, note, statemen
 from zaibei.kernel.errors import Damage, Usage
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1)
-    | st.floats(min_value=-(2.0**52), max_value=2.0**52) | st.text(st.characters(codec="utf-8")),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(codec="utf-8")).filter(lambda k: k != "drill_id"), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(min_value=-(2.0**52), max_value=2.0**52)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(codec="utf-8")).filter(lambda k: k != "drill_id"),
+            inner,
+            max_size=4,
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(st.dictionaries(st.sampled_from(["a", "乙", "rto_s", "x y"]), json_values, max_size=4))

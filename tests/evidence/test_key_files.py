@@ -67,10 +67,12 @@ SPELLINGS = {
     "no padding": lambda pem: BEGIN + body(pem).rstrip(b"=") + b"\n" + END,
     "another label": lambda pem: pem.replace(b"PUBLIC KEY", b"EC PUBLIC KEY"),
     "a NUL": lambda pem: pem.replace(b"\n", b"\0\n", 1),
-    "bytes after the key": lambda pem: wrapped(BEGIN + base64.b64encode(keys.der(pem) + b"\0") + b"\n\n" + END, 64),
+    "bytes after the key": lambda pem: wrapped(
+        BEGIN + base64.b64encode(keys.der(pem) + b"\0") + b"\n\n" + END, 64
+    ),
     "only base64": body,
     "nothing": lambda _pem: b"",
-}  # fmt: skip
+}
 
 
 def test_a_pack_forged_under_the_fingerprints_of_another_is_refused(
@@ -96,12 +98,21 @@ def test_a_key_in_any_other_spelling_is_refused_by_python(
     assert "key" in (by_python(a_pack) or "accepted"), spelling
 
 
-@pytest.mark.parametrize(("name", "spelling"), [
-    ("p256.pub", "two keys in one file"), ("p256.pub", "CRLF"), ("ed25519.pub", "two keys the other way round"),
-    ("ed25519.pub", "a remark behind"), ("sm2.pub", "lines of 32"), ("sm2.pub", "a blank before a line"),
-    ("witness-site-b.pub", "two keys in one file"), ("witness-site-b.pub", "no newline at the end"),
-    ("p256.pub", "bytes after the key"), ("sm2.pub", "bytes after the key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "spelling"),
+    [
+        ("p256.pub", "two keys in one file"),
+        ("p256.pub", "CRLF"),
+        ("ed25519.pub", "two keys the other way round"),
+        ("ed25519.pub", "a remark behind"),
+        ("sm2.pub", "lines of 32"),
+        ("sm2.pub", "a blank before a line"),
+        ("witness-site-b.pub", "two keys in one file"),
+        ("witness-site-b.pub", "no newline at the end"),
+        ("p256.pub", "bytes after the key"),
+        ("sm2.pub", "bytes after the key"),
+    ],
+)
 def test_a_key_in_any_other_spelling_is_refused_by_the_script(
     name: str, spelling: str, a_pack: Path, forger: Forger
 ) -> None:
@@ -111,8 +122,15 @@ def test_a_key_in_any_other_spelling_is_refused_by_the_script(
     assert "key" in (by_shell(a_pack) or "accepted"), spelling
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("p256.pub", "ed25519.pub"), ("ed25519.pub", "p256.pub"),
-                                             ("sm2.pub", "p256.pub"), ("witness-site-b.pub", "sm2.pub")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("p256.pub", "ed25519.pub"),
+        ("ed25519.pub", "p256.pub"),
+        ("sm2.pub", "p256.pub"),
+        ("witness-site-b.pub", "sm2.pub"),
+    ],
+)
 def test_a_key_of_another_kind_than_its_name_says_is_refused(
     name: str, wrong: str, a_pack: Path, forger: Forger, why_refused: Judge
 ) -> None:
@@ -128,8 +146,14 @@ def test_a_compressed_point_is_another_spelling_of_the_same_key(
     key = keys.load_p256(path.read_bytes())
     point = key.public_bytes(ser.Encoding.X962, ser.PublicFormat.CompressedPoint)
     der = bytes.fromhex("3039301306072a8648ce3d020106082a8648ce3d030107032200") + point
-    path.write_bytes(BEGIN + base64.encodebytes(der).replace(b"\n", b"")[:64] + b"\n"
-                     + base64.b64encode(der)[64:] + b"\n" + END)  # fmt: skip
+    path.write_bytes(
+        BEGIN
+        + base64.encodebytes(der).replace(b"\n", b"")[:64]
+        + b"\n"
+        + base64.b64encode(der)[64:]
+        + b"\n"
+        + END
+    )
     forger.reseal(a_pack)
     assert "p256.pub" in (why_refused(a_pack) or "")
 
@@ -187,8 +211,20 @@ def test_a_lost_sm2_line_is_refused_where_its_fingerprint_was_given(
     assert both(a_pack, own) == (False, 8)
 
 
-@pytest.mark.parametrize("odd", ["nonsense", "", "0" * 63, "0" * 65, "g" * 64, "0" * 32 + "\n" + "0" * 32, "*",
-                                 "\uff10" * 64, "0" * 32 + " " + "0" * 32])  # fmt: skip
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "nonsense",
+        "",
+        "0" * 63,
+        "0" * 65,
+        "g" * 64,
+        "0" * 32 + "\n" + "0" * 32,
+        "*",
+        "\uff10" * 64,
+        "0" * 32 + " " + "0" * 32,
+    ],
+)
 def test_what_cannot_be_a_fingerprint_is_a_mistake_of_the_request(a_pack: Path, odd: str) -> None:
     with pytest.raises(Usage, match="not a fingerprint"):
         verify(a_pack, trusted_fingerprints=[odd])

@@ -22,9 +22,13 @@ SEED = int(os.environ.get("ZAIBEI_SEED", "20988"))
 def contents(folder: Path) -> dict[str, bytes | str | None]:
     """What lies there, links and special files by their kind."""
     return {
-        p.relative_to(folder).as_posix(): "link" if p.is_symlink() else p.read_bytes() if p.is_file() else None
+        p.relative_to(folder).as_posix(): "link"
+        if p.is_symlink()
+        else p.read_bytes()
+        if p.is_file()
+        else None
         for p in folder.rglob("*")
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

@@ -123,9 +123,18 @@ def test_the_last_characters_of_a_signature_matter(a_pack: Path, why_refused: Ju
     assert why_refused(a_pack) is not None
 
 
-@pytest.mark.parametrize("victim", ["MANIFEST", "log/checkpoint", "keys/p256.pub", "keys/ed25519.pub",
-                                    f"runs/00000{OUTCOME}-drill/statement.json", "verify.sh",
-                                    f"runs/00000{OUTCOME}-drill/artifacts/ledger.jsonl"])  # fmt: skip
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "MANIFEST",
+        "log/checkpoint",
+        "keys/p256.pub",
+        "keys/ed25519.pub",
+        f"runs/00000{OUTCOME}-drill/statement.json",
+        "verify.sh",
+        f"runs/00000{OUTCOME}-drill/artifacts/ledger.jsonl",
+    ],
+)
 def test_a_missing_file_is_damage(a_pack: Path, victim: str, why_refused: Judge) -> None:
     (a_pack / victim).unlink()
     assert why_refused(a_pack) is not None

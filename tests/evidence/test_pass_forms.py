@@ -44,12 +44,20 @@ class Said:
         }
         self.intent = copy.deepcopy(fixed)
         self.outcome = copy.deepcopy(fixed) | {
-            "acked": 100, "artefacts": [{"name": "ledger.jsonl", "sha256": SHA}],
+            "acked": 100,
+            "artefacts": [{"name": "ledger.jsonl", "sha256": SHA}],
             "checks": [{"name": n, "passed": True, "ran": True} for n in NAMES],
-            "epoch_overlap": 0, "lost": 0, "negative_control": {"condemned": True},
-            "objects": {"lost": 0}, "phantoms": 0, "resurrected": 0, "rpo_s": 1,
-            "rto_first_s": 3, "rto_stable_s": 3.5, "verdict": "PASS",
-        }  # fmt: skip
+            "epoch_overlap": 0,
+            "lost": 0,
+            "negative_control": {"condemned": True},
+            "objects": {"lost": 0},
+            "phantoms": 0,
+            "resurrected": 0,
+            "rpo_s": 1,
+            "rto_first_s": 3,
+            "rto_stable_s": 3.5,
+            "verdict": "PASS",
+        }
 
     def require(self, name: object) -> None:
         self.intent["required"].append(name)
@@ -215,9 +223,10 @@ def test_both_verifiers_refuse_a_fingerprint_with_a_line_feed(
     honest_desk: Desk, a_pack: Path
 ) -> None:
     given = [
-        f for pem in honest_desk.evidence.keys.files().values()
+        f
+        for pem in honest_desk.evidence.keys.files().values()
         for f in ("--fingerprint", fingerprint(pem) + "\n")
-    ]  # fmt: skip
+    ]
     python, script = zaibei("verify", a_pack, *given), shell(a_pack, *given)
     assert (python.returncode, script.returncode) == (2, 2), python.stderr + script.stderr
 

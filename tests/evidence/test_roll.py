@@ -58,11 +58,16 @@ def test_drills_that_were_not_chosen_are_listed_with_their_verdicts(desk: Desk) 
 def test_a_drill_that_was_due_and_never_ran_is_overdue(desk: Desk) -> None:
     due = [
         {"by": "2026-02-01", "scenario": "site-power-loss"},
-        {"by": "2026-02-02T10:00:00Z", "every_s": 60, "owner": "数据局 duty", "scenario": "primary-crash"},
+        {
+            "by": "2026-02-02T10:00:00Z",
+            "every_s": 60,
+            "owner": "数据局 duty",
+            "scenario": "primary-crash",
+        },
         {"by": "2026-02-03", "drill": "late-one"},
         {"by": "2027-01-01", "scenario": "city-loss"},
         {"by": "2026-02-03", "scenario": "measured-nothing"},
-    ]  # fmt: skip
+    ]
     desk.evidence.record(Kind.SCHEDULE, {"due": due})
     desk.evidence.record(Kind.SCHEDULE, {"due": [{"by": "next week", "scenario": "x"}]})
 

@@ -67,7 +67,10 @@ GOOD = {
 }
 ODD = {
     "two verdicts": said(b'{"verdict":"FAIL","verdict":"PASS"}'),
-    "two predicates": HEAD + b'{"verdict":"FAIL"},"predicate":{"verdict":"PASS"},' + ACTION + b',"subject":[]}',
+    "two predicates": HEAD
+    + b'{"verdict":"FAIL"},"predicate":{"verdict":"PASS"},'
+    + ACTION
+    + b',"subject":[]}',
     "two predicate types": said(b"{}", ACTION + b"," + ACTION),
     "two subjects": said(b"{}", subject=b'[],"subject":[]'),
     "two equal keys deep down": held(b'{"a":[{"b":1,"b":1}]}'),
@@ -168,8 +171,12 @@ ODD = {
     "a character cut off": held(b'"\xe5\x90"'),
     "a text without an end": held(b'"PASS')[:-30],
     "keys out of order": said(b'{"b":1,"a":2}'),
-    "top keys out of order": b'{"predicate":{},"_type":"https://in-toto.io/Statement/v1",' + ACTION + b',"subject":[]}',
-    "keys in the order of code points and not of code units": said('{"\ue000":2,"\U00010000":1}'.encode()),
+    "top keys out of order": b'{"predicate":{},"_type":"https://in-toto.io/Statement/v1",'
+    + ACTION
+    + b',"subject":[]}',
+    "keys in the order of code points and not of code units": said(
+        '{"\ue000":2,"\U00010000":1}'.encode()
+    ),
     "a key and a longer one out of order": said(b'{"ab":1,"a":2}'),
     "a field more": said(b"{}", subject=b'[],"z":1'),
     "no subject": HEAD + b"{}," + ACTION + b"}",
@@ -206,12 +213,16 @@ ODD = {
     "an artefact with two slashes": artefact(subject(b"a//b")),
     "a short sha256": artefact(subject(b"a", b"0" * 63)),
     "a sha256 in capitals": artefact(subject(b"a", b"A" * 64)),
-    "an artefact with a sha512 too": artefact(b'{"digest":{"sha256":"' + SHA + b'","sha512":""},"name":"a"}'),
-    "an artefact with an annotation": artefact(b'{"annotations":{},"digest":{"sha256":"' + SHA + b'"},"name":"a"}'),
+    "an artefact with a sha512 too": artefact(
+        b'{"digest":{"sha256":"' + SHA + b'","sha512":""},"name":"a"}'
+    ),
+    "an artefact with an annotation": artefact(
+        b'{"annotations":{},"digest":{"sha256":"' + SHA + b'"},"name":"a"}'
+    ),
     "an artefact without a digest": artefact(b'{"name":"a"}'),
     "an artefact that is a text": artefact(b'"a"'),
     "an artefact without a comma": artefact(subject(b"a") + subject(b"b")),
-}  # fmt: skip
+}
 
 
 def through_the_script() -> list[str]:

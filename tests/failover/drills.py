@@ -77,7 +77,9 @@ def crowd(
     name: str = "surge-during-failover",
 ) -> SurgeResult:
     """What the engine would have written of such a service, read back and added up."""
-    door = guard.Door(url="http://127.0.0.1:1", tls=False, host="127.0.0.1", port=1, address="127.0.0.1")  # fmt: skip
+    door = guard.Door(
+        url="http://127.0.0.1:1", tls=False, host="127.0.0.1", port=1, address="127.0.0.1"
+    )
     made = surges.load(name).plan(
         doors=[door], declared=(), ca_file=None, seed=7, session_key=folder / "session.key"
     )
@@ -97,9 +99,12 @@ def crowd(
         recorder.sent(lag_s=lag_s, again=False)
         good = took_s is not None
         recorder.request(
-            intended_s=a.at_s, step="show-code", outcome=Answer.OK if good else Answer.UNREACHABLE,
-            took_s=min(took_s or 1.0, 0.3), reason="" if good else "show-code: refused",
-        )  # fmt: skip
+            intended_s=a.at_s,
+            step="show-code",
+            outcome=Answer.OK if good else Answer.UNREACHABLE,
+            took_s=min(took_s or 1.0, 0.3),
+            reason="" if good else "show-code: refused",
+        )
         recorder.citizen(
             intended_s=a.at_s, ending=Left.OK if good else Left.FAILED, took_s=took_s or 21.0
         )
@@ -120,12 +125,19 @@ def writes(length_s: float) -> list[Op]:
         away = 0 <= due_s - FAULT_S < length_s
         found.append(
             Op(
-                op_id=f"{DRILL}-c-{n:05d}", kind=Kind.ROW, client="c", seq=n,
-                payload_sha256=hashlib.sha256(str(n).encode()).hexdigest(), intended_s=due_s,
-                sent_s=due_s + 0.002, completed_s=due_s + (1.5 if away else 0.012),
-                outcome=Outcome.FAIL if away else Outcome.OK, door="", epoch=1 if due_s < FAULT_S else 2,
+                op_id=f"{DRILL}-c-{n:05d}",
+                kind=Kind.ROW,
+                client="c",
+                seq=n,
+                payload_sha256=hashlib.sha256(str(n).encode()).hexdigest(),
+                intended_s=due_s,
+                sent_s=due_s + 0.002,
+                completed_s=due_s + (1.5 if away else 0.012),
+                outcome=Outcome.FAIL if away else Outcome.OK,
+                door="",
+                epoch=1 if due_s < FAULT_S else 2,
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -160,41 +172,104 @@ def run(
     ]
     watch._cpu.append(cpu)
     made = Run(
-        drill_id=DRILL, asked=Asked(stack=declared, scenario=chosen, seed=7, prepare=True, keep_lab=False),
-        folder=folder, lab=plan(declared, folder), access=at, objective=objective,
-        required=required(chosen, declared), clock=clock, progress=Silent(),
-        started_at="2026-11-22T04:17:30.000Z", writer=production, survivor=same, remote=remote,
+        drill_id=DRILL,
+        asked=Asked(stack=declared, scenario=chosen, seed=7, prepare=True, keep_lab=False),
+        folder=folder,
+        lab=plan(declared, folder),
+        access=at,
+        objective=objective,
+        required=required(chosen, declared),
+        clock=clock,
+        progress=Silent(),
+        started_at="2026-11-22T04:17:30.000Z",
+        writer=production,
+        survivor=same,
+        remote=remote,
         backup=backup_run.Run(kind="postgres", took=timedelta(seconds=8), outcomes=()),
-        point=Point(name=f"zaibei-{DRILL}", lsn="0/5000060", before_s=FAULT_S - 2.2, after_s=FAULT_S - 2.1),
-        injected=Injected(fault_id="f", fault=fault, begun_s=FAULT_S - 0.4, acknowledged_s=FAULT_S,
-                          proof="0 processes, disk shut down without flushing, port closed"),
-        surge_start_s=ZERO_S, watch=watch,
+        point=Point(
+            name=f"zaibei-{DRILL}", lsn="0/5000060", before_s=FAULT_S - 2.2, after_s=FAULT_S - 2.1
+        ),
+        injected=Injected(
+            fault_id="f",
+            fault=fault,
+            begun_s=FAULT_S - 0.4,
+            acknowledged_s=FAULT_S,
+            proof="0 processes, disk shut down without flushing, port closed",
+        ),
+        surge_start_s=ZERO_S,
+        watch=watch,
         findings=check(ops, rows, [], prefix=f"{DRILL}-"),
         measures=measure(ops, fault_s=FAULT_S, observations=watch.observations()),
         epochs={"before": (production, 1), "after": (same, 2)},
-        restored=Restored(verified=True, detail=Bilingual("364 acknowledged writes are there", "364 笔已确认的写入均在"),
-                          vault=remote, snapshot=3, target=f"zaibei-{DRILL}", took=timedelta(seconds=8.7),
-                          rows_compared=5850, tables_compared=18),
-        returned=Returned(done=True, detail=Bilingual(f"{production} writes again, {same} follows", f"{production} 恢复写入，{same} 跟随"),
-                          took=timedelta(seconds=38), switchover=timedelta(seconds=3), writer=production, healed=12, divergent=0,
-                          object_detail=Bilingual("12 objects copied to the store that lacked them, 0 still differ", "向缺失的存储补齐 12 个对象，仍有 0 个不一致"),
-                          disagreeing=(), replica_detail=Bilingual("all hold the same 1084 rows", "各副本的 1084 行内容一致")),
-        control=ControlResult(condemned=True, acquitted=True, lost=50, lost_made=50, overlap=25, took=timedelta(seconds=4),
-                              detail=Bilingual("sabotaged arm: FAIL; honest arm: PASS", "破坏组：未通过；诚实组：通过")),
-        rpo_wal=timedelta(seconds=1.4), memory_bytes_max=1_400_000_000,
-    )  # fmt: skip
+        restored=Restored(
+            verified=True,
+            detail=Bilingual("364 acknowledged writes are there", "364 笔已确认的写入均在"),
+            vault=remote,
+            snapshot=3,
+            target=f"zaibei-{DRILL}",
+            took=timedelta(seconds=8.7),
+            rows_compared=5850,
+            tables_compared=18,
+        ),
+        returned=Returned(
+            done=True,
+            detail=Bilingual(
+                f"{production} writes again, {same} follows", f"{production} 恢复写入，{same} 跟随"
+            ),
+            took=timedelta(seconds=38),
+            switchover=timedelta(seconds=3),
+            writer=production,
+            healed=12,
+            divergent=0,
+            object_detail=Bilingual(
+                "12 objects copied to the store that lacked them, 0 still differ",
+                "向缺失的存储补齐 12 个对象，仍有 0 个不一致",
+            ),
+            disagreeing=(),
+            replica_detail=Bilingual("all hold the same 1084 rows", "各副本的 1084 行内容一致"),
+        ),
+        control=ControlResult(
+            condemned=True,
+            acquitted=True,
+            lost=50,
+            lost_made=50,
+            overlap=25,
+            took=timedelta(seconds=4),
+            detail=Bilingual(
+                "sabotaged arm: FAIL; honest arm: PASS", "破坏组：未通过；诚实组：通过"
+            ),
+        ),
+        rpo_wal=timedelta(seconds=1.4),
+        memory_bytes_max=1_400_000_000,
+    )
     if made.control is not None:
         made.control = replace(made.control, honest=_arm(), sabotaged=_arm())
     if chosen.traffic.surge:
         made.surge = crowd(folder, served or outage(length_s), lag_s=lag_s)
         generator = made.surge.generator_verdict
         made.holds(
-            "surge-generator", passed=generator.valid, spoils=True,
+            "surge-generator",
+            passed=generator.valid,
+            spoils=True,
             detail=generator.reasons[0] if generator.reasons else Bilingual("as planned", "按计划"),
-        )  # fmt: skip
-    made.holds("backup-committed", passed=True, detail=Bilingual("2 vaults hold it whole", "2 个保管库均已完整写入"))  # fmt: skip
-    made.checks.append(ledger_whole(Ending(closed=True, sha256="", torn_bytes=0, unanswered=0, withdrawn=0, notes=())))  # fmt: skip
-    made.holds("takeover", passed=True, detail=Bilingual(f"{same} writes after the fault, epoch 2", f"故障后由 {same} 写入，纪元 2"))  # fmt: skip
+        )
+    made.holds(
+        "backup-committed",
+        passed=True,
+        detail=Bilingual("2 vaults hold it whole", "2 个保管库均已完整写入"),
+    )
+    made.checks.append(
+        ledger_whole(
+            Ending(closed=True, sha256="", torn_bytes=0, unanswered=0, withdrawn=0, notes=())
+        )
+    )
+    made.holds(
+        "takeover",
+        passed=True,
+        detail=Bilingual(
+            f"{same} writes after the fault, epoch 2", f"故障后由 {same} 写入，纪元 2"
+        ),
+    )
     made.holds(
         "nothing-left", passed=True, detail=Bilingual("the traces are equal", "前后痕迹一致")
     )
@@ -211,18 +286,30 @@ def told(made: Run) -> tuple[Verdict, dict[str, Any]]:
 def access(declared: Stack, folder: Path) -> StackAccess:
     file = folder / "none"
     return StackAccess(
-        stack=declared.name, operator_address="127.0.0.1", ca_file=file, client_cert=file, client_key=file,
-        ssh_key=file, ssh_known_hosts=file, passwords={},
+        stack=declared.name,
+        operator_address="127.0.0.1",
+        ca_file=file,
+        client_cert=file,
+        client_key=file,
+        ssh_key=file,
+        ssh_known_hosts=file,
+        passwords={},
         sites=tuple(
             SiteAccess(
-                name=s.name, address="127.0.0.1", postgres_port=1, primary_port=1, replica_port=1,
+                name=s.name,
+                address="127.0.0.1",
+                postgres_port=1,
+                primary_port=1,
+                replica_port=1,
                 store=StoreAccess(endpoint="https://127.0.0.1:1", region="r", keys={}),
-                patroni_url="https://127.0.0.1:1", etcd_url="https://127.0.0.1:1",
-                entry_url="https://127.0.0.1:1", exporter_url="https://127.0.0.1:1",
+                patroni_url="https://127.0.0.1:1",
+                etcd_url="https://127.0.0.1:1",
+                entry_url="https://127.0.0.1:1",
+                exporter_url="https://127.0.0.1:1",
             )
             for s in declared.sites
         ),
-    )  # fmt: skip
+    )
 
 
 def _arm() -> Any:

@@ -228,8 +228,13 @@ class Drill:
         self.traffic.start()
 
     def until(self, why_not: Callable[[], str | None]) -> None:
-        wait_until(why_not, what="traffic", deadline=timedelta(seconds=20), clock=CLOCK,
-                   interval=timedelta(milliseconds=10))  # fmt: skip
+        wait_until(
+            why_not,
+            what="traffic",
+            deadline=timedelta(seconds=20),
+            clock=CLOCK,
+            interval=timedelta(milliseconds=10),
+        )
 
     def until_count(self, outcome: str, n: int) -> None:
         def why_not() -> str | None:
@@ -391,8 +396,11 @@ def test_a_plain_http_door_is_refused(tmp_path: Path, pki: Any) -> None:
     ):
         Traffic(
             doors=[Door(site="a", url="http://127.0.0.1:1")],
-            ca_file=pki.ca, ledger=ledger, clock=CLOCK, seed=1,
-        )  # fmt: skip
+            ca_file=pki.ca,
+            ledger=ledger,
+            clock=CLOCK,
+            seed=1,
+        )
 
 
 def test_rates_too_coarse_for_the_objective_say_what_would_do() -> None:

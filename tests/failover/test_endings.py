@@ -39,8 +39,16 @@ class Ledgered:
     def snapshot(self) -> Counts:
         seconds = int(self._run.clock.monotonic() - self._from_s)
         ok = sum(20 for s in range(seconds) if self._served(s))
-        return Counts(ok=100 + ok, fail=20 * seconds + 100 - ok, info=0, in_flight=0, overflow=0,
-                      lag_s_max=0.0, last_ok_s=None, last_detail="")  # fmt: skip
+        return Counts(
+            ok=100 + ok,
+            fail=20 * seconds + 100 - ok,
+            info=0,
+            in_flight=0,
+            overflow=0,
+            lag_s_max=0.0,
+            last_ok_s=None,
+            last_detail="",
+        )
 
 
 class Crowd:
@@ -157,12 +165,16 @@ def test_a_crowd_that_died_ends_the_drill_and_the_verdict_is_invalid(tmp_path: P
 
 
 @given(
-    outage=st.floats(0, 500), writes=st.integers(0, 9999), citizens=st.integers(0, 9999),
+    outage=st.floats(0, 500),
+    writes=st.integers(0, 9999),
+    citizens=st.integers(0, 9999),
     bound=st.builds(
-        harm.Bound, outage=st.timedeltas(timedelta(seconds=1), timedelta(hours=1)),
-        failed_writes=st.integers(0, 9999), failed_citizens=st.none() | st.integers(0, 9999),
+        harm.Bound,
+        outage=st.timedeltas(timedelta(seconds=1), timedelta(hours=1)),
+        failed_writes=st.integers(0, 9999),
+        failed_citizens=st.none() | st.integers(0, 9999),
     ),
-)  # fmt: skip
+)
 def test_a_drill_goes_on_exactly_while_no_bound_is_exceeded(
     outage: float, writes: int, citizens: int, bound: harm.Bound
 ) -> None:

@@ -50,8 +50,14 @@ def op(
     )
 
 
-def run(down_from_s: float, down_to_s: float, *, begin_s: float = 80.0, end_s: float = 120.0,
-        client: str = "c") -> list[Op]:  # fmt: skip
+def run(
+    down_from_s: float,
+    down_to_s: float,
+    *,
+    begin_s: float = 80.0,
+    end_s: float = 120.0,
+    client: str = "c",
+) -> list[Op]:
     """A steady service with one outage."""
     ops = []
     n = round((end_s - begin_s) / PERIOD_S)
@@ -184,8 +190,12 @@ def test_the_chart_has_each_second_once_without_holes() -> None:
     ops = [op(98.2), op(98.7, took_s=0.2), op(100.1, Outcome.FAIL), op(102.0, Outcome.INFO)]
     chart = series(ops, fault_s=FAULT_S)
     assert [(c.t_s, c.ok, c.fail, c.info) for c in chart] == [
-        (-2, 2, 0, 0), (-1, 0, 0, 0), (0, 0, 1, 0), (1, 0, 0, 0), (2, 0, 0, 1),
-    ]  # fmt: skip
+        (-2, 2, 0, 0),
+        (-1, 0, 0, 0),
+        (0, 0, 1, 0),
+        (1, 0, 0, 0),
+        (2, 0, 0, 1),
+    ]
     assert s(chart[0].latency_p50) == pytest.approx(0.01)
     assert s(chart[0].latency_p99) == pytest.approx(0.2)
     assert chart[2].latency_p99 is None

@@ -78,10 +78,13 @@ def test_every_question_of_a_stack_that_does_not_answer_is_unknown_or_refused_an
     declared = drills.stack(tmp_path)
     found = preflight.check(
         preflight.Asked(
-            stack=declared, lab=plan(declared, tmp_path / "state"), backup=True,
-            access=drills.access(declared, tmp_path), clock=SystemClock(),
+            stack=declared,
+            lab=plan(declared, tmp_path / "state"),
+            backup=True,
+            access=drills.access(declared, tmp_path),
+            clock=SystemClock(),
         )
-    )  # fmt: skip
+    )
     said = {f.name: f.state for f in found}
     assert tuple(said) == preflight.names()
     for name in ("data", "disks", "synchronous-commit"):

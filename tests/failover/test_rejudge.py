@@ -58,9 +58,13 @@ class Made:
     def renamed(self) -> None:
         """A forger keeps its digests in step with its files."""
         self.result["artefacts"] = [
-            {"name": p.name, "sha256": raw.put(p, self.root, "copy").sha256, "size_bytes": p.stat().st_size}
+            {
+                "name": p.name,
+                "sha256": raw.put(p, self.root, "copy").sha256,
+                "size_bytes": p.stat().st_size,
+            }
             for p in self.kept()
-        ]  # fmt: skip
+        ]
 
     def packed(self) -> Path:
         evidence = Evidence.open(self.root / "evidence", self.run.clock)
@@ -89,18 +93,24 @@ def write_ledger(path: Path, clock: SimClock) -> list[tuple[str, str, int | None
             due = FROM_S + seq / 20
             kind = Kind.OBJECT if seq % 20 == 7 else Kind.ROW
             intent = Intent(
-                op_id=f"{DRILL}-{kind}-{seq}", kind=kind, client="pool0", seq=seq,
-                payload_sha256="ab" * 32, intended_s=due,
-            )  # fmt: skip
+                op_id=f"{DRILL}-{kind}-{seq}",
+                kind=kind,
+                client="pool0",
+                seq=seq,
+                payload_sha256="ab" * 32,
+                intended_s=due,
+            )
             if seq == int((FAULT_S - FROM_S) * 20):
                 ledger.note("fault", at_s=FAULT_S, detail="power")
             lost = FAULT_S <= due < BACK_S
             ledger.intend(intent)
             done = intent.done(
-                sent_s=due + 0.001, completed_s=due + (1.5 if lost else 0.006),
-                outcome=Outcome.INFO if lost else Outcome.OK, door="site-b",
+                sent_s=due + 0.001,
+                completed_s=due + (1.5 if lost else 0.006),
+                outcome=Outcome.INFO if lost else Outcome.OK,
+                door="site-b",
                 epoch=None if lost else 1 if due < FAULT_S else 2,
-            )  # fmt: skip
+            )
             ledger.complete(done)
             if not lost:
                 rows.append((intent.op_id, intent.payload_sha256, done.epoch))
@@ -114,15 +124,32 @@ def measured(root: Path) -> Made:
     stack = config.load(root / "stack.yaml")
     chosen = scenario.load("site-power-loss")
     access = StackAccess(
-        stack=stack.name, operator_address="10.77.0.1", ca_file=root / "ca", client_cert=root / "c",
-        client_key=root / "k", ssh_key=root / "s", ssh_known_hosts=root / "h", sites=(), passwords={},
-    )  # fmt: skip
+        stack=stack.name,
+        operator_address="10.77.0.1",
+        ca_file=root / "ca",
+        client_cert=root / "c",
+        client_key=root / "k",
+        ssh_key=root / "s",
+        ssh_known_hosts=root / "h",
+        sites=(),
+        passwords={},
+    )
     run = Run(
-        drill_id=DRILL, folder=root / "drill", lab=plan(stack, root), access=access, clock=clock,
+        drill_id=DRILL,
+        folder=root / "drill",
+        lab=plan(stack, root),
+        access=access,
+        clock=clock,
         asked=Asked(stack=stack, scenario=chosen, seed=7, prepare=False, keep_lab=True),
-        required=required(chosen, stack), objective=chosen.objective(stack), progress=Silent(), started_at="2026-11-30T12:00:00.000Z",
-        writer="site-a", survivor="site-b", remote="site-c", run_by=who.ran_by(stack),
-    )  # fmt: skip
+        required=required(chosen, stack),
+        objective=chosen.objective(stack),
+        progress=Silent(),
+        started_at="2026-11-30T12:00:00.000Z",
+        writer="site-a",
+        survivor="site-b",
+        remote="site-c",
+        run_by=who.ran_by(stack),
+    )
     run.folder.mkdir()
     artefacts = root / "artefacts"
     artefacts.mkdir()
@@ -139,17 +166,25 @@ def measured(root: Path) -> Made:
     run.watch._cpu.append(12.5)
     run.watch._note("promote")
     run.injected = Injected(
-        fault_id="f", fault=chosen.fault_in(stack), begun_s=FAULT_S - 0.1, acknowledged_s=FAULT_S,
+        fault_id="f",
+        fault=chosen.fault_in(stack),
+        begun_s=FAULT_S - 0.1,
+        acknowledged_s=FAULT_S,
         proof="off",
-    )  # fmt: skip
+    )
     run.measures = measure(reader.ops(), fault_s=FAULT_S, observations=run.watch.observations())
     for name in run.required:
         if name != "ledger-whole":
             run.holds(name, passed=True, detail="it held", spoils=name == "negative-control")
     verdict = judge(
-        run.findings, run.measures, run.objective, run.checks, required=run.required,
-        host_cpu_some_pct=12.5, bounds=bounds_of(run.objective),
-    )  # fmt: skip
+        run.findings,
+        run.measures,
+        run.objective,
+        run.checks,
+        required=run.required,
+        host_cpu_some_pct=12.5,
+        bounds=bounds_of(run.objective),
+    )
     assert verdict.ruling is Ruling.PASS, verdict.reasons
     named = statements.artefacts(run, artefacts)
     seconds = list(series(Reader(run.ledger_file).ops(), fault_s=FAULT_S))

@@ -55,7 +55,9 @@ def test_one_unserved_citizen_of_thousands_is_not_told_as_none(tmp_path: Path) -
     verdict, told = drills.told(drills.run(tmp_path, served=all_but_one, length_s=1.0))
 
     assert verdict.ruling is Ruling.PASS, verdict.reasons
-    assert re.match(r"1 of \d+ citizens \(< 0\.1 %\) were never served; none of them", told["summary"][0]["en"])  # fmt: skip
+    assert re.match(
+        r"1 of \d+ citizens \(< 0\.1 %\) were never served; none of them", told["summary"][0]["en"]
+    )
 
 
 @pytest.mark.attack
@@ -191,7 +193,11 @@ def test_a_scenario_cannot_thin_the_required_checks(tmp_path: Path) -> None:
     with pytest.raises(Usage, match="required"):
         scenario.parse("required: [takeover]", where="mine.yml")
     bare = chosen.model_copy(update={"traffic": chosen.traffic.model_copy(update={"surge": None})})
-    assert needed - set(required(bare, declared)) == {"surge-generator", "surge-expectation", "service-slo"}  # fmt: skip
+    assert needed - set(required(bare, declared)) == {
+        "surge-generator",
+        "surge-expectation",
+        "service-slo",
+    }
 
 
 def test_whose_objective_a_surge_is_held_to_is_never_guessed(tmp_path: Path) -> None:
@@ -202,7 +208,9 @@ def test_whose_objective_a_surge_is_held_to_is_never_guessed(tmp_path: Path) -> 
 
     with pytest.raises(Usage, match="several services"):
         required(chosen, two)
-    named = chosen.model_copy(update={"traffic": chosen.traffic.model_copy(update={"service": "booking"})})  # fmt: skip
+    named = chosen.model_copy(
+        update={"traffic": chosen.traffic.model_copy(update={"service": "booking"})}
+    )
     assert "service-slo" in required(named, two)
     with pytest.raises(Usage, match="declares no service booking"):
         required(named, declared)
@@ -245,13 +253,17 @@ def _pairs(found: Any) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("how", ["passes", "fails", "is doubtful"])
 def test_every_text_of_an_outcome_is_whole_in_both_languages(tmp_path: Path, how: str) -> None:
     made = drills.run(
-        tmp_path, length_s=27.0 if how == "passes" else 40.0,
-        lag_s=0.4 if how == "is doubtful" else 0.004, cpu=95.0 if how == "is doubtful" else 20.0,
+        tmp_path,
+        length_s=27.0 if how == "passes" else 40.0,
+        lag_s=0.4 if how == "is doubtful" else 0.004,
+        cpu=95.0 if how == "is doubtful" else 20.0,
         served=None if how == "passes" else _every_third_never,
-    )  # fmt: skip
+    )
     if how != "passes":
         made.returned = made.restored = None
-        made.findings = replace(made.findings, rows=replace(made.findings.rows, lost=3, phantoms=2, duplicates=1))  # type: ignore[type-var,union-attr]  # fmt: skip
+        made.findings = replace(
+            made.findings, rows=replace(made.findings.rows, lost=3, phantoms=2, duplicates=1)
+        )  # type: ignore[type-var,union-attr]
     _, told = drills.told(made)
 
     found = list(_pairs(told))
@@ -280,8 +292,11 @@ def test_the_outage_that_is_excused_begins_with_the_first_effect_of_the_fault(
     made = drills.run(tmp_path)
     assert made.surge is not None
     found = service.window(
-        made.surge, fault_s=drills.FAULT_S, begun_s=drills.FAULT_S - 3.0,
-        stable=timedelta(seconds=5), objective=made.objective,
-    )  # fmt: skip
+        made.surge,
+        fault_s=drills.FAULT_S,
+        begun_s=drills.FAULT_S - 3.0,
+        stable=timedelta(seconds=5),
+        objective=made.objective,
+    )
     assert found.from_s == -4.0
     assert found.until_s == 5.0

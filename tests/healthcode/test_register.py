@@ -85,9 +85,14 @@ async def test_two_copies_are_claimed_when_there_are_two_and_the_setting_has_set
     keep = tmp_path / "wal"
     keep.mkdir()
     command = [
-        PG_RECEIVEWAL, "--synchronous", "--no-loop", "-D", keep,
-        "-d", service.database.dsn("", "postgres").replace("dbname= ", "") + " application_name=second",
-    ]  # fmt: skip
+        PG_RECEIVEWAL,
+        "--synchronous",
+        "--no-loop",
+        "-D",
+        keep,
+        "-d",
+        service.database.dsn("", "postgres").replace("dbname= ", "") + " application_name=second",
+    ]
     partner = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
     try:
         for _ in range(200):

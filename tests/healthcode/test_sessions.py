@@ -46,8 +46,17 @@ def test_a_session_of_another_signer_or_with_one_bit_changed_is_nobodys(
     assert sessions.who(f"Bearer {good}") is not None
     forged = Issuer(Ed25519PrivateKey.generate()).issue("me", role=CITIZEN, now=NOW)
     rng = random.Random(1)
-    for text in (None, "", good, f"Basic {good}", f"Bearer {forged}", "Bearer .", f"Bearer {good}.",
-                 f"Bearer {good.split('.')[0]}", "Bearer " + "a" * 5000):  # fmt: skip
+    for text in (
+        None,
+        "",
+        good,
+        f"Basic {good}",
+        f"Bearer {forged}",
+        "Bearer .",
+        f"Bearer {good}.",
+        f"Bearer {good.split('.')[0]}",
+        "Bearer " + "a" * 5000,
+    ):
         assert sessions.who(text) is None, text
     for _ in range(200):
         at = rng.randrange(len(good) - 1)  # the last letter has bits that mean nothing

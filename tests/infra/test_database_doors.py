@@ -36,12 +36,18 @@ def settings(lab: LabPlan, known: dict[str, Any], site: str, into: Path, **more:
     """patroni.yml of a site, as the role writes it."""
     host = lab.host(site)
     variables = {
-        "site": site, "site_address": host.address, "site_role": host.role.value,
-        "stack_name": "x", "on_site_loss": "degrade", "ports": PORTS, "zaibei_data": "/data",
-        "pki_dir": "/pki", "operator_addresses": ["192.0.2.1"],
+        "site": site,
+        "site_address": host.address,
+        "site_role": host.role.value,
+        "stack_name": "x",
+        "on_site_loss": "degrade",
+        "ports": PORTS,
+        "zaibei_data": "/data",
+        "pki_dir": "/pki",
+        "operator_addresses": ["192.0.2.1"],
         "sites": [{"name": h.name, "address": h.address, "role": h.role.value} for h in lab.hosts],
         "secrets": identity.of_site(lab, host, known),
-    }  # fmt: skip
+    }
     render("patroni", variables | more, into, ("patroni.yml",))
     return YAML(typ="safe").load((into / "patroni.yml").read_text())
 
@@ -134,8 +140,14 @@ def test_the_superuser_comes_with_the_operators_certificate_and_not_by_password_
     guarded: Guarded,
 ) -> None:
     guarded.login("postgres", "postgres", "operator/postgres.pem")
-    for leaf in (None, "operator/patroni.pem", "site-a/patroni-etcd.pem", "site-a/postgres.pem",
-                 "site-a/healthcode.pem", "site-b/objects.pem"):  # fmt: skip
+    for leaf in (
+        None,
+        "operator/patroni.pem",
+        "site-a/patroni-etcd.pem",
+        "site-a/postgres.pem",
+        "site-a/healthcode.pem",
+        "site-b/objects.pem",
+    ):
         with pytest.raises(psycopg.OperationalError):
             guarded.login("postgres", "postgres", leaf)
 

@@ -64,10 +64,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         (held / one["dest"]).write_bytes(Path(one["src"]).read_bytes())
     client, peer = _free(), _free()
     variables = {
-        "site": "site-a", "zaibei_data": str(root), "etcd_service": "etcd", "stack_name": "x",
-        "site_address": "127.0.0.1", "etcd_client_port": client, "etcd_peer_port": peer,
-        "pki_dir": str(held), "etcd_members": [{"name": "site-a", "address": "127.0.0.1"}],
-    }  # fmt: skip
+        "site": "site-a",
+        "zaibei_data": str(root),
+        "etcd_service": "etcd",
+        "stack_name": "x",
+        "site_address": "127.0.0.1",
+        "etcd_client_port": client,
+        "etcd_peer_port": peer,
+        "pki_dir": str(held),
+        "etcd_members": [{"name": "site-a", "address": "127.0.0.1"}],
+    }
     render("etcd", variables, root, ("etcd.yml",))
     (root / "etcd").mkdir(mode=0o700)
     with (root / "log").open("wb") as log:

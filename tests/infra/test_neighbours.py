@@ -42,8 +42,11 @@ def _alone(story: str, tmp_path: Path) -> str:
     told = subprocess.run(
         ["unshare", "--net", "--mount", sys.executable, "-P", "-c", _HEAD + story, str(state)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert told.returncode == 0, told.stderr
     return told.stdout
 

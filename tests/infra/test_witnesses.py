@@ -55,10 +55,14 @@ def run_as_the_role_does(lab: LabPlan, log_key: Path, port: int) -> Iterator[Pat
     (folder / "witness").mkdir(parents=True)
     etc = log_key.parent
     values = {
-        "zaibei_venv": str(Path(sys.executable).parents[1]), "zaibei_data": str(folder), "site": host.name,
-        "zaibei_etc": str(etc), "site_address": host.address, "ports": {"witness": port},
+        "zaibei_venv": str(Path(sys.executable).parents[1]),
+        "zaibei_data": str(folder),
+        "site": host.name,
+        "zaibei_etc": str(etc),
+        "site_address": host.address,
+        "ports": {"witness": port},
         "pki_dir": str(lab.secrets / "pki" / host.name),
-    }  # fmt: skip
+    }
     command = jinja2.Template(service()["service_command"]).render(values).split()
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROLES.parents[2]), "LANG": "C.UTF-8"}
     with subprocess.Popen(command, env=env, cwd="/", stdout=subprocess.PIPE, text=True) as running:
@@ -91,9 +95,11 @@ def test_what_the_role_starts_signs_the_logs_head_with_a_key_made_there(lab: Lab
         ]
         assert wait_for == ["{{ zaibei_data }}/witness/witness.pub"]
         one = RemoteWitness(
-            name="site-b", url=f"https://127.0.0.1:{port}", public=(folder / "witness.pub").read_bytes(),
+            name="site-b",
+            url=f"https://127.0.0.1:{port}",
+            public=(folder / "witness.pub").read_bytes(),
             ca=str(pki.root_file(lab.secrets / "pki", pki.DOORS)),
-        )  # fmt: skip
+        )
         declare(default_dir(), one)
         Evidence.open(default_dir(), CLOCK).record(Kind.ACTION, {"n": 1})
     head = (default_dir() / "log" / "checkpoint").read_bytes()

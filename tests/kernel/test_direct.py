@@ -97,8 +97,11 @@ def test_nothing_of_a_large_write_stays_in_the_page_cache(tmp_path: Path) -> Non
         os.close(fd)
     told = subprocess.run(
         ["fincore", "--bytes", "--noheadings", "--output", "RES", str(tmp_path / "x")],
-        capture_output=True, check=True, text=True, timeout=10,
-    )  # fmt: skip
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=10,
+    )
     assert int(told.stdout) <= 4 * BLOCK_BYTES
 
 

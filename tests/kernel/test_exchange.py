@@ -107,7 +107,7 @@ def test_a_proxy_in_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch
         drips(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", every_s=0.01),
     ],
     ids=["silent", "slow status line", "continue for ever", "slow body"],
-)  # fmt: skip
+)
 def test_the_bound_of_time_holds_for_the_whole_answer(serve: Serve) -> None:
     begun = time.monotonic()
     with serving(serve) as (url, _), pytest.raises(Unreachable, match=r"within 0\.7 s"):
@@ -127,7 +127,7 @@ def test_the_bound_of_time_holds_for_the_whole_answer(serve: Serve) -> None:
         (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n", "line"),
         (b"HTTP/1.1 999999 OK\r\n\r\n", "999999"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_whole_answer_is_no_answer(raw: bytes, why: str) -> None:
     with serving(says(raw)) as (url, _), pytest.raises(Unreachable, match=why):
         exchange(url, tls=None, within=SOON)
@@ -144,8 +144,19 @@ def test_an_answer_that_never_ends_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/", "https://127.0.0.1/", "http://", "http://127.0.0.1:x/", "http://u:p@127.0.0.1/", "http://[::1", "file:///etc/passwd", "http://127.0.0.1:1/a b", "http://127.0.0.1:1/\r\nX: y"]
-)  # fmt: skip
+    "url",
+    [
+        "ftp://127.0.0.1/",
+        "https://127.0.0.1/",
+        "http://",
+        "http://127.0.0.1:x/",
+        "http://u:p@127.0.0.1/",
+        "http://[::1",
+        "file:///etc/passwd",
+        "http://127.0.0.1:1/a b",
+        "http://127.0.0.1:1/\r\nX: y",
+    ],
+)
 def test_only_the_plain_address_of_a_server_is_asked(url: str) -> None:
     with pytest.raises(Unreachable):
         exchange(url, tls=None, within=BRIEFLY)
@@ -157,7 +168,10 @@ def test_a_name_with_a_dead_address_first_is_answered_by_the_next(
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nme"
     with serving(says(answer)) as (url, _):
         port = int(url.rpartition(":")[2])
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in ("127.0.0.2", "127.0.0.1")]  # fmt: skip
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port))
+            for a in ("127.0.0.2", "127.0.0.1")
+        ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
         assert exchange(f"http://two.test:{port}", tls=None, within=SOON).body == b"me"
 
@@ -177,9 +191,10 @@ def redirecting() -> Iterator[tuple[str, list[bytes]]]:
 def _access(url: str, tmp_path: Path) -> StoreAccess:
     (tmp_path / "secret").write_text("s" * 40)
     return StoreAccess(
-        endpoint=url, region="us-east-1",
+        endpoint=url,
+        region="us-east-1",
         keys={r: ("AKIA", Secret(file=tmp_path / "secret")) for r in ("auditor", "admin")},
-    )  # fmt: skip
+    )
 
 
 def test_boto3_does_not_read_from_where_a_store_points(
@@ -187,9 +202,13 @@ def test_boto3_does_not_read_from_where_a_store_points(
 ) -> None:
     url, asked = redirecting
     client = s3.client(
-        endpoint=url, region="us-east-1", key="k", secret="s" * 40, ca_file=None,
+        endpoint=url,
+        region="us-east-1",
+        key="k",
+        secret="s" * 40,
+        ca_file=None,
         patience=s3.Patience(connect=SOON, read=SOON, attempts=1),
-    )  # fmt: skip
+    )
     store = s3.S3Store(client=client, bucket="geo-images", prefix="", name="trial")
     with pytest.raises(ZaibeiError):
         store.read("a-key")
@@ -204,9 +223,13 @@ def test_the_second_client_does_not_read_from_where_a_store_points(
     first.create("a-key", b"hello")
     with pytest.raises(Unreachable):
         reread(
-            first, ["a-key"], access=_access(url, tmp_path), ca_file=None, bucket="geo-images",
+            first,
+            ["a-key"],
+            access=_access(url, tmp_path),
+            ca_file=None,
+            bucket="geo-images",
             role="auditor",
-        )  # fmt: skip
+        )
     assert asked == []
 
 
@@ -216,9 +239,13 @@ async def test_a_citizen_of_a_drill_does_not_write_where_a_door_points(
     url, asked = redirecting
     async with row_write.session(ssl.create_default_context(), pooled=False) as http:
         answer = await row_write.write(
-            http, Doors([Door(site="site-a", url=url)], shun_s=1), op_id="one", body=b"{}",
-            limits=row_write.TimeOuts(), now=time.monotonic,
-        )  # fmt: skip
+            http,
+            Doors([Door(site="site-a", url=url)], shun_s=1),
+            op_id="one",
+            body=b"{}",
+            limits=row_write.TimeOuts(),
+            now=time.monotonic,
+        )
     assert answer.outcome is not Outcome.OK
     assert asked == []
 

@@ -12,8 +12,17 @@ from zaibei.kernel.units import duration, say_bytes, say_duration, size_bytes
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("1.5h", 5400), ("2 d", 172_800), ("200ms", 0.2), (" 35d ", 3_024_000), ("1w", 604_800), ("15min", 900), ("0s", 0)],
-)  # fmt: skip
+    [
+        ("90s", 90),
+        ("1.5h", 5400),
+        ("2 d", 172_800),
+        ("200ms", 0.2),
+        (" 35d ", 3_024_000),
+        ("1w", 604_800),
+        ("15min", 900),
+        ("0s", 0),
+    ],
+)
 def test_a_duration_is_a_number_and_a_unit(text: str, seconds: float) -> None:
     assert duration(text) == timedelta(seconds=seconds)
 
@@ -43,10 +52,15 @@ def test_every_duration_said_and_read_again_is_the_same(value: timedelta) -> Non
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (timedelta(0), "0s"), (timedelta(hours=1.5), "90min"), (timedelta(seconds=1.5), "1.5s"), (timedelta(milliseconds=200), "200ms"),
-        (timedelta(seconds=1_234_567), "1234567s"), (timedelta(microseconds=1), "0.001ms"), (timedelta(seconds=-5), "-5s"),
+        (timedelta(0), "0s"),
+        (timedelta(hours=1.5), "90min"),
+        (timedelta(seconds=1.5), "1.5s"),
+        (timedelta(milliseconds=200), "200ms"),
+        (timedelta(seconds=1_234_567), "1234567s"),
+        (timedelta(microseconds=1), "0.001ms"),
+        (timedelta(seconds=-5), "-5s"),
     ],
-)  # fmt: skip
+)
 def test_durations_for_people(value: timedelta, said: str) -> None:
     assert say_duration(value) == said
 
@@ -70,8 +84,16 @@ def test_what_a_person_writes_reads_back_as_the_same_time(n: int, unit: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("1B", 1), ("4KiB", 4096), ("16 MiB", 16 << 20), ("1.5GiB", 3 << 29), ("2TiB", 2 << 40), ("50PiB", 50 << 50)]
-)  # fmt: skip
+    ("text", "count"),
+    [
+        ("1B", 1),
+        ("4KiB", 4096),
+        ("16 MiB", 16 << 20),
+        ("1.5GiB", 3 << 29),
+        ("2TiB", 2 << 40),
+        ("50PiB", 50 << 50),
+    ],
+)
 def test_a_size_is_binary(text: str, count: int) -> None:
     assert size_bytes(text) == count
 

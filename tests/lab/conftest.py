@@ -48,7 +48,11 @@ def cli(lab_state: Path) -> Cli:
     def run(*words: str, within_s: float = 420) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-P", "-m", "zaibei.cli.main", *words],
-            capture_output=True, text=True, timeout=within_s, check=False, cwd="/",
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+            cwd="/",
+        )
 
     return run

@@ -30,9 +30,22 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 _OF_THE_SERVICE = ("surge-expectation", "service-slo")
 _CONTRACT = {
-    "drill_id", "scenario", "seed", "verdict", "reasons", "rto_first_s", "rto_stable_s", "phases_s",
-    "acked", "lost", "info", "phantoms", "backup", "evidence_pack", "report",
-}  # fmt: skip
+    "drill_id",
+    "scenario",
+    "seed",
+    "verdict",
+    "reasons",
+    "rto_first_s",
+    "rto_stable_s",
+    "phases_s",
+    "acked",
+    "lost",
+    "info",
+    "phantoms",
+    "backup",
+    "evidence_pack",
+    "report",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +58,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
 def test_a_lab_whose_boot_was_killed_is_finished_by_the_next_up(cli: Cli, lab_state: Path) -> None:
     first = subprocess.Popen(
         [sys.executable, "-P", "-m", "zaibei.cli.main", "lab", "up"],
-        stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
-    )  # fmt: skip
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        start_new_session=True,
+    )
     assert first.stderr is not None
     for line in first.stderr:
         if "booting" in line:
@@ -81,8 +97,11 @@ def test_faults_are_undone_when_their_drill_is_killed(lab_state: Path, stack: St
     victim = cgroup.of(lab.host("site-c"))
     child = subprocess.Popen(
         [sys.executable, "-P", "-c", _DRILL_THAT_HANGS, str(lab_state)],
-        stdout=subprocess.PIPE, text=True, cwd="/", env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "broken\n"
     assert cgroup.is_frozen(victim)

@@ -93,8 +93,11 @@ def test_a_part_of_a_surge_is_added_up_from_its_seconds_alone(plan: Plan, tmp_pa
     assert outside.answer_p99 is not None
     assert outside.success_ratio == 1
     assert (whole.p50, whole.p99, whole.success_ratio, whole.longest_silence) == (
-        result.p50, result.p99, result.success_ratio, result.longest_silence,
-    )  # fmt: skip
+        result.p50,
+        result.p99,
+        result.success_ratio,
+        result.longest_silence,
+    )
     assert part(result, without=range(4)).success_ratio is None, "nobody came: unknown, never 0"
 
 

@@ -48,9 +48,17 @@ def test_a_dead_service_is_fail_also_when_the_generator_missed_its_bound(tmp_pat
         held.bind(("127.0.0.1", 0))  # and does not listen
         door = f"http://127.0.0.1:{held.getsockname()[1]}"
         said = CLI.invoke(
-            app, ["run", str(tmp_path / "nobody.yml"), "--door", door, "--json",
-                  "--run-dir", str(tmp_path / "run")],
-        )  # fmt: skip
+            app,
+            [
+                "run",
+                str(tmp_path / "nobody.yml"),
+                "--door",
+                door,
+                "--json",
+                "--run-dir",
+                str(tmp_path / "run"),
+            ],
+        )
 
     assert said.stdout, said.exception
     told = json.loads(said.stdout)

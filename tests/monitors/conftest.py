@@ -56,8 +56,19 @@ def pair() -> Iterator[Pair]:
     try:
         pg("initdb", "-D", one, "-A", "trust", "-U", "postgres", "--no-sync")
         start(one, first)
-        pg("pg_basebackup", "-D", two, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-           "-d", f"host=127.0.0.1 port={first} user=postgres application_name=site-b")  # fmt: skip
+        pg(
+            "pg_basebackup",
+            "-D",
+            two,
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "--no-sync",
+            "-d",
+            f"host=127.0.0.1 port={first} user=postgres application_name=site-b",
+        )
         start(two, second)
         yield Pair(
             writer_dsn=f"host=127.0.0.1 port={first} user=postgres dbname=postgres",

@@ -89,26 +89,44 @@ def _access(folder: Path, pki: Any, ports: dict[str, int]) -> StackAccess:
     secret = Secret(file=folder / "secret")
     sites = tuple(
         SiteAccess(
-            name=name, address="127.0.0.1",
-            store=StoreAccess(endpoint=f"https://127.0.0.1:{port}", region="x", keys={"auditor": ("k", secret)}),
-            postgres_port=port, primary_port=port, replica_port=port,
-            patroni_url=f"https://127.0.0.1:{port}", etcd_url=f"https://127.0.0.1:{port}",
-            entry_url=f"https://127.0.0.1:{port}", exporter_url=f"https://127.0.0.1:{port}",
+            name=name,
+            address="127.0.0.1",
+            store=StoreAccess(
+                endpoint=f"https://127.0.0.1:{port}", region="x", keys={"auditor": ("k", secret)}
+            ),
+            postgres_port=port,
+            primary_port=port,
+            replica_port=port,
+            patroni_url=f"https://127.0.0.1:{port}",
+            etcd_url=f"https://127.0.0.1:{port}",
+            entry_url=f"https://127.0.0.1:{port}",
+            exporter_url=f"https://127.0.0.1:{port}",
         )
         for name, port in ports.items()
-    )  # fmt: skip
+    )
     return StackAccess(
-        stack="trial", operator_address="127.0.0.1", ca_file=pki.ca, client_cert=pki.cert,
-        client_key=pki.key, ssh_key=folder / "ssh", ssh_known_hosts=folder / "known", sites=sites,
+        stack="trial",
+        operator_address="127.0.0.1",
+        ca_file=pki.ca,
+        client_cert=pki.cert,
+        client_key=pki.key,
+        ssh_key=folder / "ssh",
+        ssh_known_hosts=folder / "known",
+        sites=sites,
         passwords={"zaibei_probe": secret},
-    )  # fmt: skip
+    )
 
 
 def _bounds() -> Bounds:
     return Bounds(
-        sites=SITES, buckets=("geo-images",), vaults=("site-b",), scenarios=("site-power-loss",),
-        lag_limit={}, backup_limit={"site-b": timedelta(days=1)}, drill_every={},
-    )  # fmt: skip
+        sites=SITES,
+        buckets=("geo-images",),
+        vaults=("site-b",),
+        scenarios=("site-power-loss",),
+        lag_limit={},
+        backup_limit={"site-b": timedelta(days=1)},
+        drill_every={},
+    )
 
 
 def _scrape(url: str) -> tuple[float, dict[tuple[str, tuple[str, ...]], float]]:
@@ -241,9 +259,12 @@ def test_a_round_that_is_old_is_not_shown_as_now() -> None:
 @pytest.mark.attack
 def test_a_client_that_never_ends_its_handshake_keeps_no_other_out(pki: Any) -> None:
     port, stop = serve(
-        lambda: [sample("zaibei_local_round_age_seconds", 1, "site-a")], where=Where.SITE,
-        address="127.0.0.1", port=0, certificate=(pki.cert, pki.key),
-    )  # fmt: skip
+        lambda: [sample("zaibei_local_round_age_seconds", 1, "site-a")],
+        where=Where.SITE,
+        address="127.0.0.1",
+        port=0,
+        certificate=(pki.cert, pki.key),
+    )
     tls = ssl.create_default_context(cafile=str(pki.ca))
     try:
         with ExitStack() as held:

@@ -89,7 +89,18 @@ def _at(found: Check, alert: str) -> list[str]:
 
 def test_where_all_answer_nothing_is_unknown() -> None:
     found = _judged()
-    for alert in ("EtcdUnhealthy", "DiskFilling", "NoWriter", "TwoWriters", "SyncDegraded", "ReplicationLag", "BackupTooOld", "ExporterDown", "WriterMoved", "RoundStale"):  # fmt: skip
+    for alert in (
+        "EtcdUnhealthy",
+        "DiskFilling",
+        "NoWriter",
+        "TwoWriters",
+        "SyncDegraded",
+        "ReplicationLag",
+        "BackupTooOld",
+        "ExporterDown",
+        "WriterMoved",
+        "RoundStale",
+    ):
         assert _at(found, alert) == [], alert
 
 
@@ -146,7 +157,11 @@ def test_with_the_writer_seen_a_silent_site_may_be_a_second_one_and_there_is_a_f
 
 def test_a_silent_writer_leaves_the_lag_of_the_others_unknown() -> None:
     def gone(one: Sample) -> bool:
-        of_writer = one.metric in ("zaibei_sync_degraded", "zaibei_epoch", "zaibei_replication_lag_seconds")  # fmt: skip
+        of_writer = one.metric in (
+            "zaibei_sync_degraded",
+            "zaibei_epoch",
+            "zaibei_replication_lag_seconds",
+        )
         return of_writer or (one.metric == "zaibei_writer" and one.labels == ("site-a",))
 
     found = _judged(("postgres", "site-a"), without=gone)
@@ -199,9 +214,14 @@ def test_the_page_of_a_site_speaks_of_itself_alone_and_in_numbers() -> None:
 
 def _member(*, writes: bool, timeline: int = 1) -> Member:
     return Member(
-        in_recovery=not writes, now=NOW, timeline=timeline, position_bytes=1, replayed_at=None,
-        sync_names="", followers=(),
-    )  # fmt: skip
+        in_recovery=not writes,
+        now=NOW,
+        timeline=timeline,
+        position_bytes=1,
+        replayed_at=None,
+        sync_names="",
+        followers=(),
+    )
 
 
 def test_a_takeover_is_seen_after_it_is_over_and_by_an_exporter_that_was_restarted(
@@ -243,11 +263,19 @@ def test_what_is_no_move_is_not_told_as_one() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1, "site": 3, "timeline": 1}',
-     '{"format": 1, "site": "site-a", "timeline": "x"}', '{"format": 1, "odd": 1}',
-     '{"format": 1, "site": "site-a", "timeline": 1, "moved_at": "2026-01-01T00:00:00"}',
-     '{"format": 1, "site": "site-a", "timeline": 1, "moved_at": 3}'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"format": 2}',
+        '{"format": 1, "site": 3, "timeline": 1}',
+        '{"format": 1, "site": "site-a", "timeline": "x"}',
+        '{"format": 1, "odd": 1}',
+        '{"format": 1, "site": "site-a", "timeline": 1, "moved_at": "2026-01-01T00:00:00"}',
+        '{"format": 1, "site": "site-a", "timeline": 1, "moved_at": 3}',
+    ],
+)
 def test_a_garbled_record_of_the_writer_is_begun_again(tmp_path: Path, content: str) -> None:
     file = tmp_path / "writer.json"
     file.write_text(content)
@@ -283,8 +311,14 @@ def test_a_drill_is_in_progress_for_as_long_as_its_process_lives(tmp_path: Path)
 
 @pytest.mark.parametrize(
     "mark",
-    ["", "[]", "{}", '{"scenario": "x", "site": "site-z"}', '{"scenario": "\\u001b[2J", "site": "site-a"}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"scenario": "x", "site": "site-z"}',
+        '{"scenario": "\\u001b[2J", "site": "site-a"}',
+    ],
+)
 def test_a_garbled_mark_is_damage_and_marks_no_alert(tmp_path: Path, mark: str) -> None:
     with marked(tmp_path / "running.json", mark), pytest.raises(Damage):
         records.drill_in_progress(tmp_path, sites=SITES)

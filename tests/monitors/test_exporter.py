@@ -116,7 +116,11 @@ def test_two_writers_are_both_told_and_the_epoch_is_the_younger_one(tmp_path: Pa
     told = _told(tmp_path, one, two)
     assert told["zaibei_writer", ("site-a",)] == told["zaibei_writer", ("site-b",)] == 1
     assert told["zaibei_epoch", ()] == 2
-    seen = Survey(at=NOW, samples=tuple(Sample(metric=m, labels=k, value=v) for (m, k), v in told.items()), silences=())  # fmt: skip
+    seen = Survey(
+        at=NOW,
+        samples=tuple(Sample(metric=m, labels=k, value=v) for (m, k), v in told.items()),
+        silences=(),
+    )
     assert "TwoWriters" in {f.alert for f in check(all_rules(), seen, _bounds()).firing}
 
 
@@ -124,9 +128,12 @@ def test_a_stack_of_which_nothing_answers_gives_no_value_at_all(
     tmp_path: Path,
 ) -> None:
     seen = survey(
-        _access(tmp_path), _bounds(), state=tmp_path / "none", clock=SystemClock(),
+        _access(tmp_path),
+        _bounds(),
+        state=tmp_path / "none",
+        clock=SystemClock(),
         deadline=timedelta(seconds=2),
-    )  # fmt: skip
+    )
     asked = questions(_access(tmp_path), _bounds(), state=tmp_path, now=NOW)
     # That no drill runs is an answer: nothing else is known.
     assert len(seen.silences) == len(asked) - 1
@@ -139,9 +146,13 @@ def test_a_stack_of_which_nothing_answers_gives_no_value_at_all(
     found = check(all_rules(), seen, _bounds())
     assert "NoWriter" in found.unknown, "nobody could tell: that is not quiet"
     assert {f.alert for f in found.firing} == {
-        "ProbeDown", "CertificateUnknown", "ExporterDown", "BackupUnknown", "StoreAuditUnknown",
+        "ProbeDown",
+        "CertificateUnknown",
+        "ExporterDown",
+        "BackupUnknown",
+        "StoreAuditUnknown",
         "DrillRecordUnknown",
-    }  # fmt: skip
+    }
     assert of_alert(found, "NoWriter", frozenset({"NoWriter"})).unknown == ("NoWriter",)
     with pytest.raises(Usage):
         of_alert(found, "NoSuchAlert", frozenset({"NoWriter"}))

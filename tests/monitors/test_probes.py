@@ -200,15 +200,35 @@ def test_a_probe_that_hangs_costs_its_own_answer_and_not_the_round() -> None:
 
 PAGES: dict[str, tuple[int, object]] = {
     "/patroni": (503, {"state": "running", "role": "primary", "timeline": 3, "pause": True}),
-    "/cluster": (200, {"members": [
-        {"name": "a", "host": "10.0.0.1", "role": "leader", "state": "running", "timeline": 3},
-        {"name": "b", "host": "10.0.0.2", "role": "sync_standby", "state": "streaming", "lag": "unknown"},
-    ]}),
+    "/cluster": (
+        200,
+        {
+            "members": [
+                {
+                    "name": "a",
+                    "host": "10.0.0.1",
+                    "role": "leader",
+                    "state": "running",
+                    "timeline": 3,
+                },
+                {
+                    "name": "b",
+                    "host": "10.0.0.2",
+                    "role": "sync_standby",
+                    "state": "streaming",
+                    "lag": "unknown",
+                },
+            ]
+        },
+    ),
     "/health": (503, {"health": "false"}),
     "/healthz/ready": (503, "not json"),
-    "/lag": (200, 'SeaweedFS_filerSync_lag_seconds{a="1"} 2\nSeaweedFS_filerSync_lag_seconds{a="2"} 7.5\n'),
+    "/lag": (
+        200,
+        'SeaweedFS_filerSync_lag_seconds{a="1"} 2\nSeaweedFS_filerSync_lag_seconds{a="2"} 7.5\n',
+    ),
     "/nolag": (200, "other 1\n"),
-}  # fmt: skip
+}
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -325,9 +345,17 @@ def test_backup_facts_are_read_as_the_backup_job_writes_them(
     status.failed(other, why="unreachable", at=NOW)
     status.restore_verified(repository, sequence=7, at=NOW - timedelta(days=3), took_s=9.0)
     lane = WalStatus(
-        receiving=True, restarts=0, received_lsn="0/1", timeline=1, spool_bytes=0,
-        lag=timedelta(seconds=1.5), vaults=(), error=None, gaps=("0/1-0/2",), held_bytes=4096,
-    )  # fmt: skip
+        receiving=True,
+        restarts=0,
+        received_lsn="0/1",
+        timeline=1,
+        spool_bytes=0,
+        lag=timedelta(seconds=1.5),
+        vaults=(),
+        error=None,
+        gaps=("0/1-0/2",),
+        held_bytes=4096,
+    )
     status.wal(lane, at=NOW - timedelta(seconds=3))
     told = records.backups(file, vaults=["site-b", "site-c"], now=NOW)
     assert told.vaults["site-b"].last_success == timedelta(hours=2), "not the age of the files"
@@ -376,9 +404,17 @@ def test_what_the_guard_and_the_schedule_wrote_is_counted(
     monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
     for name, verdict in (("a", "anomalous"), ("b", "clean"), ("c", "unknown")):
         content = Content(
-            kind="files", label="", host=name, started=NOW, finished=NOW, tree=(), entries=0,
-            size_bytes=0, complete=True, facts={"guard": {"verdict": verdict, "reasons": []}},
-        )  # fmt: skip
+            kind="files",
+            label="",
+            host=name,
+            started=NOW,
+            finished=NOW,
+            tree=(),
+            entries=0,
+            size_bytes=0,
+            complete=True,
+            facts={"guard": {"verdict": verdict, "reasons": []}},
+        )
         made = Snapshot(sequence=1, digest="", previous=None, content=content)
         status.judged("site-b/zaibei-vault", made, at=NOW)
     late, soon = NOW - timedelta(seconds=1), NOW + timedelta(hours=1)
@@ -414,7 +450,7 @@ def test_what_the_guard_and_the_schedule_wrote_is_counted(
         '{"format": 1, "vaults": {}, "wal": {"at": "2026-01-01T00:00:00"}}',
         '{"format": 1, "vaults": {}, "wal": {"at": "2026-01-03T00:00:00Z"}}',
     ],
-)  # fmt: skip
+)
 def test_a_garbled_status_is_damage_and_no_age(tmp_path: Path, content: str) -> None:
     file = tmp_path / "status.json"
     file.write_text(content)
@@ -453,13 +489,24 @@ def test_the_exporter_of_a_site_serves_its_own_facts_over_tls(
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     file = tmp_path / "exporter.json"
-    file.write_text(json.dumps({
-        "site": "site-b", "address": "127.0.0.1", "port": port,
-        "certificate": str(pki.cert), "key": str(pki.key),
-        "services": {"patroni": 1, "haproxy": str(port)}, "mounts": {"data": str(tmp_path)},
-        "postgres_dsn": pair.standby_dsn,
-        "object_lag_urls": {"citizen-objects": f"{server[1]}/lag", "geo-images": f"{server[1]}/nolag"},
-    }))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "site": "site-b",
+                "address": "127.0.0.1",
+                "port": port,
+                "certificate": str(pki.cert),
+                "key": str(pki.key),
+                "services": {"patroni": 1, "haproxy": str(port)},
+                "mounts": {"data": str(tmp_path)},
+                "postgres_dsn": pair.standby_dsn,
+                "object_lag_urls": {
+                    "citizen-objects": f"{server[1]}/lag",
+                    "geo-images": f"{server[1]}/nolag",
+                },
+            }
+        )
+    )
     program = [sys.executable, "-P", "-m", "monitors.site_exporter", str(file)]
     child = subprocess.Popen(program, env=os.environ)
     try:
@@ -492,10 +539,20 @@ def test_the_exporter_of_a_site_serves_its_own_facts_over_tls(
 
 def test_a_site_whose_database_is_gone_says_so_and_nothing_else_about_it(tmp_path: Path) -> None:
     file = tmp_path / "exporter.json"
-    file.write_text(json.dumps({
-        "site": "site-b", "address": "127.0.0.1", "port": 1, "certificate": "x", "key": "x",
-        "services": {}, "mounts": {}, "postgres_dsn": "host=127.0.0.1 port=1 user=x dbname=x",
-    }))  # fmt: skip
+    file.write_text(
+        json.dumps(
+            {
+                "site": "site-b",
+                "address": "127.0.0.1",
+                "port": 1,
+                "certificate": "x",
+                "key": "x",
+                "services": {},
+                "mounts": {},
+                "postgres_dsn": "host=127.0.0.1 port=1 user=x dbname=x",
+            }
+        )
+    )
     clock = SystemClock()
     told = {(s.metric, s.labels): s.value for s in samples(config(file), Asker(clock=clock), clock)}
     assert told == {("zaibei_local_probe_up", ("site-b", "postgres")): 0}
@@ -525,10 +582,19 @@ def test_an_archiver_that_was_ended_on_purpose_has_no_age_and_one_that_says_noth
 @pytest.mark.parametrize(
     "text",
     [
-        '"wal": 0', '"wal": []', '"wal": ""', '"wal": false', '"wal": {"following": "no"}', '"wal": {"following": 0}',
-        '"guard": []', '"guard": 0', '"verified_restore": ""', '"schedule": {"jobs": []}', '"schedule": {"jobs": 0}',
+        '"wal": 0',
+        '"wal": []',
+        '"wal": ""',
+        '"wal": false',
+        '"wal": {"following": "no"}',
+        '"wal": {"following": 0}',
+        '"guard": []',
+        '"guard": 0',
+        '"verified_restore": ""',
+        '"schedule": {"jobs": []}',
+        '"schedule": {"jobs": 0}',
     ],
-)  # fmt: skip
+)
 def test_a_record_with_rubbish_where_nothing_stands_is_damage_and_not_quiet(
     tmp_path: Path, text: str
 ) -> None:

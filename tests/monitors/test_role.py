@@ -19,9 +19,14 @@ SITES = {
     "remote": ("site-c", "192.0.2.13"),
 }
 EVERYWHERE = {
-    "etcd": 2379, "postgres": 5432, "patroni": 8008, "haproxy": 5000, "seaweedfs": 8333, "healthcode": 8444,
+    "etcd": 2379,
+    "postgres": 5432,
+    "patroni": 8008,
+    "haproxy": 5000,
+    "seaweedfs": 8333,
+    "healthcode": 8444,
     "witness": 9472,
-}  # fmt: skip
+}
 BUCKETS = ("geo-images", "citizen-objects")
 
 
@@ -45,11 +50,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteConfig]:
         }
     ]
     everywhere = {
-        "ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3", "ports": PORTS,
-        "pki_dir": "/etc/zaibei/pki", "zaibei_etc": "/etc/zaibei", "zaibei_data": "/var/lib/zaibei",
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ports": PORTS,
+        "pki_dir": "/etc/zaibei/pki",
+        "zaibei_etc": "/etc/zaibei",
+        "zaibei_data": "/var/lib/zaibei",
         "vault_sites": ["site-b", "site-c"],
         "sites": [{"name": n, "address": a, "role": r} for r, (n, a) in SITES.items()],
-    }  # fmt: skip
+    }
     hosts = {
         name: {"site": name, "site_address": address, "site_role": role}
         for role, (name, address) in SITES.items()

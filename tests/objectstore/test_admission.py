@@ -69,9 +69,17 @@ def test_rclone_is_refused_as_a_vault_because_a_lock_call_overwrites_the_object(
 ) -> None:
     (tmp_path / "root").mkdir()
     access = serve(
-        ["rclone", "serve", "s3", "--addr", "127.0.0.1:PORT", "--auth-key",
-         "some-key-id,a-secret-of-some-length", str(tmp_path / "root")]
-    )  # fmt: skip
+        [
+            "rclone",
+            "serve",
+            "s3",
+            "--addr",
+            "127.0.0.1:PORT",
+            "--auth-key",
+            "some-key-id,a-secret-of-some-length",
+            str(tmp_path / "root"),
+        ]
+    )
     report = probe(access, ca_file=None, role=StoreRole.VAULT, clock=SystemClock(), rng=rng)
 
     assert report.verdict is Admission.REFUSED

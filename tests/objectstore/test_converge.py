@@ -219,8 +219,11 @@ def test_two_real_buckets_are_compared_healed_and_reread_by_a_second_client(
     assert [c.key for c in done.conflicts] == ["both"]
     assert (a.read("both"), b.read("both")) == (b"one", b"two")
     assert converge.diff(a, b).counts == {
-        Kind.ONLY_A: 0, Kind.ONLY_B: 0, Kind.LATEST: 1, Kind.HISTORY: 0
-    }  # fmt: skip
+        Kind.ONLY_A: 0,
+        Kind.ONLY_B: 0,
+        Kind.LATEST: 1,
+        Kind.HISTORY: 0,
+    }
 
     keys = sample(a, rng=rng, size=10)
     seen = reread(

@@ -146,8 +146,9 @@ def gated(site: LoopbackSite, port: int, folder: Path) -> Iterator[None]:
     with (folder / "gate" / "log").open("wb") as log:
         gate = subprocess.Popen(
             ["/usr/sbin/haproxy", "-db", "-f", folder / "gate" / "filergate.cfg"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
+            stdout=log,
+            stderr=log,
+        )
     try:
         yield
     finally:
@@ -170,9 +171,12 @@ def shell(folder: Path, master: str, filer: str, words: str, *, within_s: float 
     """What it printed within a moment: one that nobody answers waits for ever."""
     child = subprocess.Popen(
         [weed(), f"-config_dir={folder}", "shell", f"-master={master}", f"-filer={filer}"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=folder,
         env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+    )
     try:
         said, _ = child.communicate(f"{words}\nexit\n".encode(), timeout=within_s)
     except subprocess.TimeoutExpired:

@@ -24,8 +24,10 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def prepared(site: LoopbackSite) -> LoopbackSite:
     assert [c.what for c in prepare(site)] == [
-        "created", "versioning switched on", "created with object lock"
-    ]  # fmt: skip
+        "created",
+        "versioning switched on",
+        "created with object lock",
+    ]
     assert prepare(site) == [], "a second time changes nothing"
     return site
 

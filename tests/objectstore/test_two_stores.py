@@ -75,9 +75,13 @@ def test_a_secret_of_one_store_is_no_secret_at_another(vault: LoopbackSite) -> N
             for role in roles:
                 secret = (vault.folder / "secrets" / "s3" / site / kind / role).read_text().strip()
                 stolen: Any = client(
-                    endpoint=vault.access.endpoint, region="zaibei", key=f"zb{role}",
-                    secret=secret, ca_file=vault.ca_file, patience=Patience(attempts=1),
-                )  # fmt: skip
+                    endpoint=vault.access.endpoint,
+                    region="zaibei",
+                    key=f"zb{role}",
+                    secret=secret,
+                    ca_file=vault.ca_file,
+                    patience=Patience(attempts=1),
+                )
                 with pytest.raises(ClientError, match=r"SignatureDoesNotMatch|InvalidAccessKeyId"):
                     stolen.list_buckets()
                 tried += 1

@@ -15,11 +15,18 @@ from zaibei.kernel.clock import SimClock
 
 LEDGER = b'{"op_id":"1","outcome":"ok"}\n'
 CHECKED = {
-    "ledger-whole": "每笔已确认的写入都有记录", "takeover": "site-b 接管写入，纪元 7", "backup-committed": "两个保管库都有完整快照",
-    "restore-verified": "洁净室恢复后与账本逐笔一致", "replicas-agree": "各副本逐表一致", "objects-converged": "对象两地一致",
-    "failback": "主写回到 site-a", "nothing-left": "演练后无残留规则、挂载与进程", "negative-control": "对照组被识别",
-    "surge-generator": "访客按计划到达", "surge-expectation": "市民请求达到要求",
-}  # fmt: skip
+    "ledger-whole": "每笔已确认的写入都有记录",
+    "takeover": "site-b 接管写入，纪元 7",
+    "backup-committed": "两个保管库都有完整快照",
+    "restore-verified": "洁净室恢复后与账本逐笔一致",
+    "replicas-agree": "各副本逐表一致",
+    "objects-converged": "对象两地一致",
+    "failback": "主写回到 site-a",
+    "nothing-left": "演练后无残留规则、挂载与进程",
+    "negative-control": "对照组被识别",
+    "surge-generator": "访客按计划到达",
+    "surge-expectation": "市民请求达到要求",
+}
 DRILL = "drill-20261122T041730Z-7k2m9p"
 
 
@@ -74,33 +81,113 @@ def outcome(seed: int = 20211220) -> dict[str, Any]:
         (84.5, "回切完成", "switched back", "site-a", "failback"),
     ]
     return {
-        "drill_id": DRILL, "scenario": "site-power-loss",
-        "title": {"zh": "生产中心断电，同城接管", "en": "The production site loses power; the same city takes over"},
-        "hazard": "H1", "seed": seed, "stack": {"name": "zhengzhou", "digest": "ab" * 32},
-        "verdict": "PASS", "reasons": ["已确认的写入无一丢失，5 秒内恢复"],
-        "started_at": "2026-11-22T04:17:30Z", "ended_at": "2026-11-22T04:21:02Z",
-        "objective": {"rto_s": 5.0, "rpo_s": 0.0}, "rto_first_s": first, "rto_stable_s": stable,
+        "drill_id": DRILL,
+        "scenario": "site-power-loss",
+        "title": {
+            "zh": "生产中心断电，同城接管",
+            "en": "The production site loses power; the same city takes over",
+        },
+        "hazard": "H1",
+        "seed": seed,
+        "stack": {"name": "zhengzhou", "digest": "ab" * 32},
+        "verdict": "PASS",
+        "reasons": ["已确认的写入无一丢失，5 秒内恢复"],
+        "started_at": "2026-11-22T04:17:30Z",
+        "ended_at": "2026-11-22T04:21:02Z",
+        "objective": {"rto_s": 5.0, "rpo_s": 0.0},
+        "rto_first_s": first,
+        "rto_stable_s": stable,
         "phases_s": {"detect": 0.62, "decide": 0.09, "promote": 1.23, "route": 0.37},
-        "acked": sum(ok), "lost": 0, "info": sum(info), "phantoms": 0, "resurrected": 0, "epoch_overlap": 0,
+        "acked": sum(ok),
+        "lost": 0,
+        "info": sum(info),
+        "phantoms": 0,
+        "resurrected": 0,
+        "epoch_overlap": 0,
         "objects": {"acked": 812, "lost": 0, "healed": 3},
         "fault": {"kind": "power-loss", "site": "site-a", "acknowledged_s": 0.04},
-        "writer": {"before": {"site": "site-a", "epoch": 6}, "after": {"site": "site-b", "epoch": 7}},
-        "timeline": [{"t_s": t, "what": {"zh": zh, "en": en}, "site": site, "kind": kind} for t, zh, en, site, kind in timeline],
-        "series": {"bin_s": 1.0, "t0_s": -float(before), "ok": ok, "fail": fail, "info": info, "p50_ms": p50,
-                   "p99_ms": p99, "surge_ok": surge_ok, "surge_offered": surge_offered},
-        "surge": {"offered": sum(surge_offered), "ok": sum(surge_ok), "p50_ms": 21.4, "p99_ms": 318.0, "p999_ms": 742.0, "verdict": "PASS"},
-        "backup": {"snapshot": "snap-20261122T041500Z-k3v8qd", "vaults": ["site-b", "site-c"], "restore_verified": True,
-                   "rpo_wal_s": 1.4, "restore_s": 38.2, "target": "site-c clean room", "rows_compared": 412_806},
-        "failback": {"done": True, "took_s": 1.7, "writer": "site-a", "healed_objects": 3, "divergent_objects": 0},
-        "negative_control": {"condemned": True, "lost": 117, "overlap": 0, "detail": "异步提交的对照组丢失 117 笔，已被识别"},
+        "writer": {
+            "before": {"site": "site-a", "epoch": 6},
+            "after": {"site": "site-b", "epoch": 7},
+        },
+        "timeline": [
+            {"t_s": t, "what": {"zh": zh, "en": en}, "site": site, "kind": kind}
+            for t, zh, en, site, kind in timeline
+        ],
+        "series": {
+            "bin_s": 1.0,
+            "t0_s": -float(before),
+            "ok": ok,
+            "fail": fail,
+            "info": info,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "surge_ok": surge_ok,
+            "surge_offered": surge_offered,
+        },
+        "surge": {
+            "offered": sum(surge_offered),
+            "ok": sum(surge_ok),
+            "p50_ms": 21.4,
+            "p99_ms": 318.0,
+            "p999_ms": 742.0,
+            "verdict": "PASS",
+        },
+        "backup": {
+            "snapshot": "snap-20261122T041500Z-k3v8qd",
+            "vaults": ["site-b", "site-c"],
+            "restore_verified": True,
+            "rpo_wal_s": 1.4,
+            "restore_s": 38.2,
+            "target": "site-c clean room",
+            "rows_compared": 412_806,
+        },
+        "failback": {
+            "done": True,
+            "took_s": 1.7,
+            "writer": "site-a",
+            "healed_objects": 3,
+            "divergent_objects": 0,
+        },
+        "negative_control": {
+            "condemned": True,
+            "lost": 117,
+            "overlap": 0,
+            "detail": "异步提交的对照组丢失 117 笔，已被识别",
+        },
         "required": list(REQUIRED),
-        "checks": [{"name": name, "ran": True, "passed": True, "detail": CHECKED[name]} for name in REQUIRED],
-        "not_measured": [{"zh": "真实城域网时延（演练在单机上进行）", "en": "latency of a real metropolitan network (the lab is one machine)"},
-                         {"zh": "短信与微信小程序通道", "en": "text message and mini-program channels"}],
-        "environment": {"kernel": "6.1.0-18-amd64", "cores": 2, "memory_bytes": 16_777_216_000, "lab_memory_bytes_max": 3_984_588_800,
-                        "psi_cpu_some": 0.31, "versions": {"postgresql": "15.10", "patroni": "4.1.5", "seaweedfs": "4.48", "zaibei": "0.1.0"}},
-        "artefacts": [{"name": "ledger.jsonl", "sha256": hashlib.sha256(LEDGER).hexdigest(), "size_bytes": len(LEDGER)}],
-    }  # fmt: skip
+        "checks": [
+            {"name": name, "ran": True, "passed": True, "detail": CHECKED[name]}
+            for name in REQUIRED
+        ],
+        "not_measured": [
+            {
+                "zh": "真实城域网时延（演练在单机上进行）",
+                "en": "latency of a real metropolitan network (the lab is one machine)",
+            },
+            {"zh": "短信与微信小程序通道", "en": "text message and mini-program channels"},
+        ],
+        "environment": {
+            "kernel": "6.1.0-18-amd64",
+            "cores": 2,
+            "memory_bytes": 16_777_216_000,
+            "lab_memory_bytes_max": 3_984_588_800,
+            "psi_cpu_some": 0.31,
+            "versions": {
+                "postgresql": "15.10",
+                "patroni": "4.1.5",
+                "seaweedfs": "4.48",
+                "zaibei": "0.1.0",
+            },
+        },
+        "artefacts": [
+            {
+                "name": "ledger.jsonl",
+                "sha256": hashlib.sha256(LEDGER).hexdigest(),
+                "size_bytes": len(LEDGER),
+            }
+        ],
+    }
 
 
 Spoil = Callable[[dict[str, Any]], None]

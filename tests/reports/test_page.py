@@ -28,7 +28,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The report of a drill, once for each way it is made."""
     made: dict[tuple[Any, ...], Any] = {}
 
-    def of(lang: str = "en", spoil: Callable[[dict[str, Any]], None] | None = None, **how: Any) -> str:  # fmt: skip
+    def of(
+        lang: str = "en", spoil: Callable[[dict[str, Any]], None] | None = None, **how: Any
+    ) -> str:
         key = (spoil, *sorted((k, str(v)) for k, v in how.items()))
         if key not in made:
             made[key] = _verified(tmp_path_factory.mktemp("page"), spoil, how)
@@ -37,7 +39,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return of
 
 
-def _verified(root: Path, spoil: Callable[[dict[str, Any]], None] | None, how: dict[str, Any]) -> Any:  # fmt: skip
+def _verified(
+    root: Path, spoil: Callable[[dict[str, Any]], None] | None, how: dict[str, Any]
+) -> Any:
     run = drills.run(root / "run", **how)
     ledger = root / "artefacts" / "ledger.jsonl"
     ledger.parent.mkdir()
@@ -53,10 +57,13 @@ def _verified(root: Path, spoil: Callable[[dict[str, Any]], None] | None, how: d
     entry = evidence.record(Kind.OUTCOME, told, subject=[ledger])
     found = verify(
         pack(
-            evidence, entries=[intent.index, entry.index], artefacts_dir=ledger.parent,
-            dest=root / "pack", title="drill",
+            evidence,
+            entries=[intent.index, entry.index],
+            artefacts_dir=ledger.parent,
+            dest=root / "pack",
+            title="drill",
         )
-    )  # fmt: skip
+    )
     assert found.ok, found.problems
     return found
 
@@ -90,7 +97,9 @@ def test_citizens_who_were_never_served_stand_under_a_pass(page: Page) -> None:
 
 
 def test_a_percentile_that_was_never_reached_is_never_and_not_unknown(page: Page) -> None:
-    card = re.search(r"Latency under surge, p99.*?</div>\s*<div class=\"v\">(.*?)</div>", page("en"), re.DOTALL)  # fmt: skip
+    card = re.search(
+        r"Latency under surge, p99.*?</div>\s*<div class=\"v\">(.*?)</div>", page("en"), re.DOTALL
+    )
     assert card is not None
     assert "never" in card[1]
     assert "unknown" not in card[1]
@@ -101,7 +110,11 @@ def test_a_percentile_that_was_not_measured_is_unknown_and_not_never(page: Page)
     def served(told: dict[str, Any]) -> None:
         told["surge"] |= {"ok": told["surge"]["offered"], "p99_ms": None}
 
-    card = re.search(r"Latency under surge, p99.*?</div>\s*<div class=\"v\">(.*?)</div>", page("en", served), re.DOTALL)  # fmt: skip
+    card = re.search(
+        r"Latency under surge, p99.*?</div>\s*<div class=\"v\">(.*?)</div>",
+        page("en", served),
+        re.DOTALL,
+    )
     assert card is not None
     assert "unknown" in card[1]
     assert "never" not in card[1]
@@ -159,7 +172,13 @@ def test_no_site_is_named_in_the_code_of_the_reports() -> None:
 
 def test_the_report_names_what_was_declared_and_what_to_compare_on_paper(page: Page) -> None:
     shown = text(page("en"))
-    for what in ("health_code: RTO ≤ 60", "demo-city", "service-slo", "To be signed", "Name Signature Date"):  # fmt: skip
+    for what in (
+        "health_code: RTO ≤ 60",
+        "demo-city",
+        "service-slo",
+        "To be signed",
+        "Name Signature Date",
+    ):
         assert what in shown, what
     assert re.search(r"sha256 of the declared stack [0-9a-f]{64}", shown)
     assert re.search(r"checkpoint \(write it down\) 2:[A-Za-z0-9+/]{43}=", shown)
@@ -237,7 +256,9 @@ def test_bars_are_told_apart_without_colour(page: Page) -> None:
 
 def test_the_line_of_a_mark_crosses_no_legend(page: Page) -> None:
     for kind, svg in re.findall(r'<svg class="chart (\w+)"(.*?)</svg>', page("en"), re.DOTALL):
-        keys = [float(y) for y in re.findall(r'<rect [^>]*y="([\d.]+)" width="12" height="12"', svg)]  # fmt: skip
+        keys = [
+            float(y) for y in re.findall(r'<rect [^>]*y="([\d.]+)" width="12" height="12"', svg)
+        ]
         assert keys
         for path in re.findall(r'<path class="mark \w+" d="([^"]+)"', svg):
             for begin, end in re.findall(r"M[\d.]+ ([\d.]+)V([\d.]+)", path):
@@ -270,7 +291,10 @@ def test_what_goes_into_the_style_sheet_is_a_plain_id(page: Page) -> None:
 
 
 def palettes() -> dict[str, dict[str, str]]:
-    light, dark = (dict(re.findall(r"--([a-z-]+):(#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL))  # fmt: skip
+    light, dark = (
+        dict(re.findall(r"--([a-z-]+):(#[0-9a-f]{6})", block))
+        for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
+    )
     assert light.keys() == dark.keys()
     return {"light": light, "dark": dark}
 
@@ -288,9 +312,16 @@ def contrast(one: str, other: str) -> float:
 
 
 TEXTS = [
-    *((ink, on) for ink in ("ink", "soft", "accent", "good", "bad", "warn") for on in ("paper", "ground", "inset")),
-    ("on-accent", "accent"), ("on-verdict", "v-pass"), ("on-verdict", "v-fail"), ("on-verdict", "v-invalid"),
-]  # fmt: skip
+    *(
+        (ink, on)
+        for ink in ("ink", "soft", "accent", "good", "bad", "warn")
+        for on in ("paper", "ground", "inset")
+    ),
+    ("on-accent", "accent"),
+    ("on-verdict", "v-pass"),
+    ("on-verdict", "v-fail"),
+    ("on-verdict", "v-invalid"),
+]
 DRAWN = ["ok", "info", "fail", "surge", "line-dark", "line-alt", "axis", "good", "bad", "warn"]
 
 

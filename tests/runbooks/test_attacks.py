@@ -28,10 +28,28 @@ pytestmark = pytest.mark.attack
 
 SITES = ("site-a", "site-b", "site-c")
 PATTERNS = (
-    "all", "sites", "site-a:site-b", "site-a,site-b", "*", "site-*", "!site-a", "~site-.", "&sites",
-    "@/etc/hosts", "site-a[0]", "site-[a:c]", "localhost", "ungrouped", "SITE-A", "site-a.", ":site-a",
-    "site-a:", "site-a@/x", "./site-a", "site-d",
-)  # fmt: skip
+    "all",
+    "sites",
+    "site-a:site-b",
+    "site-a,site-b",
+    "*",
+    "site-*",
+    "!site-a",
+    "~site-.",
+    "&sites",
+    "@/etc/hosts",
+    "site-a[0]",
+    "site-[a:c]",
+    "localhost",
+    "ungrouped",
+    "SITE-A",
+    "site-a.",
+    ":site-a",
+    "site-a:",
+    "site-a@/x",
+    "./site-a",
+    "site-d",
+)
 # Stands in for supervisorctl: each host that it reaches leaves a file.
 STOP = """
 - hosts: all
@@ -281,8 +299,17 @@ def test_lint_does_not_pass_what_it_did_not_look_at(tmp_path: Path, argv: tuple[
 
 @pytest.mark.parametrize(
     "content",
-    [b"garbage", b"", b"\xff\xfe\x00", b"- a\n- b\n", b"a: [", b"{{ x }}", b"\x00" * 10, b"!!python/x y"],
-)  # fmt: skip
+    [
+        b"garbage",
+        b"",
+        b"\xff\xfe\x00",
+        b"- a\n- b\n",
+        b"a: [",
+        b"{{ x }}",
+        b"\x00" * 10,
+        b"!!python/x y",
+    ],
+)
 def test_lint_finds_a_fault_in_a_file_that_is_no_runbook(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "g.yml"
     file.write_bytes(content)
@@ -318,22 +345,35 @@ def test_the_sample_stack_is_what_the_command_line_looks_names_up_in(
 @pytest.mark.parametrize(
     "change",
     [
-        {"values": "x"}, {"values": None}, {"values": {"site": ["site-a"]}}, {"values": {}}, {"steps": []},
-        {"steps": [{"id": "other", "state": "proven", "attempts": 0}]}, {"file": 5}, {"digest": ["x"]},
+        {"values": "x"},
+        {"values": None},
+        {"values": {"site": ["site-a"]}},
+        {"values": {}},
+        {"steps": []},
+        {"steps": [{"id": "other", "state": "proven", "attempts": 0}]},
+        {"file": 5},
+        {"digest": ["x"]},
         {"steps": [{"id": "stop", "state": "started", "attempts": "1"}]},
         {"values": {"site": "site-a", "extra": "x"}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_journal_that_was_edited_is_damage_before_any_step_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
 ) -> None:
     monkeypatch.setenv("ZAIBEI_STATE", str(tmp_path))
     whole = {
-        "run": "run-1", "runbook": "fence-site", "file": "x", "digest": "x", "values": {"site": "site-a"},
-        "started_at": "x", "state": "failed",
-        "steps": [{"id": s.id, "state": "failed", "attempts": 1} for s in find("fence-site").runbook.steps],
-    }  # fmt: skip
+        "run": "run-1",
+        "runbook": "fence-site",
+        "file": "x",
+        "digest": "x",
+        "values": {"site": "site-a"},
+        "started_at": "x",
+        "state": "failed",
+        "steps": [
+            {"id": s.id, "state": "failed", "attempts": 1} for s in find("fence-site").runbook.steps
+        ],
+    }
     whole["digest"] = find("fence-site").digest
     book.run_dir("run-1").mkdir(parents=True)
     (book.run_dir("run-1") / "journal.json").write_text(json.dumps(whole))

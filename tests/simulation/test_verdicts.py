@@ -42,13 +42,24 @@ def test_the_checker_finds_exactly_what_was_done(everything: list[Simulated]) ->
             continue
         found = world.findings
         assert (
-            found.acknowledged, found.rows.fail, found.lost, found.resurrected, found.corrupted,
-            found.phantoms, found.overlap, found.duplicates,
+            found.acknowledged,
+            found.rows.fail,
+            found.lost,
+            found.resurrected,
+            found.corrupted,
+            found.phantoms,
+            found.overlap,
+            found.duplicates,
         ) == (
-            len(world.truth.acknowledged), len(world.truth.denied), len(world.truth.lost),
-            len(world.truth.resurrected), len(world.truth.corrupted), len(world.truth.phantoms),
-            len(world.truth.overlap), 0,
-        ), world.told()  # fmt: skip
+            len(world.truth.acknowledged),
+            len(world.truth.denied),
+            len(world.truth.lost),
+            len(world.truth.resurrected),
+            len(world.truth.corrupted),
+            len(world.truth.phantoms),
+            len(world.truth.overlap),
+            0,
+        ), world.told()
 
 
 def test_the_writes_it_names_are_the_right_ones(everything: list[Simulated]) -> None:

@@ -247,8 +247,11 @@ def _tell(r: dict[str, Any]) -> None:
             "valid measurement" if r["surge"]["verdict"] == "VALID" else "NOT a valid measurement",
             "valid",
         )
-    table.add_row("backup restored and compared",
-                  f"{'yes' if b['restore_verified'] else 'NO'}, {_n(b['rows_compared'])} rows in {_s(b['restore_s'])}", "")  # fmt: skip
+    table.add_row(
+        "backup restored and compared",
+        f"{'yes' if b['restore_verified'] else 'NO'}, {_n(b['rows_compared'])} rows in {_s(b['restore_s'])}",
+        "",
+    )
     table.add_row("failed back", f"{r['failback']['writer']} in {_s(r['failback']['took_s'])}", "")
     table.add_row(
         "negative control",

@@ -263,8 +263,10 @@ def _report(journal: "Journal", warning: str | None, *, json: bool) -> None:
     for step in journal.steps:
         talk.print(
             f"{step.state.value:8} {step.id}: {step.said}; proof: {step.proof}",
-            markup=False, emoji=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
     talk.print(f"{journal.run}: {journal.state.value}", markup=False)
     if warning:
         talk.print(warning, style="bold red", soft_wrap=True)

@@ -32,9 +32,15 @@ LEDGER = ("ledger.jsonl", "ledger.jsonl.gz")
 _RTO = ("rto_first_s", "rto_stable_s")
 _NONE_OF = {  # a count that must be there and be 0, with what it means when it is not
     "phantoms": ("出现从未提交却存在的写入", "writes exist that nobody made"),
-    "resurrected": ("出现已答复“未生效”却存在的写入", "writes exist that were answered: not applied"),
-    "epoch_overlap": ("新旧主库同时确认写入（脑裂）", "two epochs acknowledged writes at once: split brain"),
-}  # fmt: skip
+    "resurrected": (
+        "出现已答复“未生效”却存在的写入",
+        "writes exist that were answered: not applied",
+    ),
+    "epoch_overlap": (
+        "新旧主库同时确认写入（脑裂）",
+        "two epochs acknowledged writes at once: split brain",
+    ),
+}
 Text = dict[str, str]
 
 

@@ -73,9 +73,7 @@ class RemoteWitness:
         if self.url.startswith("https:"):
             tls = ssl.create_default_context(cafile=self.ca)
         url = self.url.rstrip("/") + PATH
-        return exchange(
-            url, tls=tls, within=WITHIN, body=body, max_body_bytes=_ANSWER_MAX_BYTES
-        )  # fmt: skip
+        return exchange(url, tls=tls, within=WITHIN, body=body, max_body_bytes=_ANSWER_MAX_BYTES)
 
     def _refused(self, why: str) -> Refused:
         return Refused(

@@ -102,9 +102,13 @@ class Desk:
             return 422, "text/plain", f"{no.message}\n".encode()
 
     def _add(
-        self, watching: Witness, head: note.Checkpoint, checkpoint: bytes, old: int,
+        self,
+        watching: Witness,
+        head: note.Checkpoint,
+        checkpoint: bytes,
+        old: int,
         proof: Sequence[bytes],
-    ) -> tuple[int, str, bytes]:  # fmt: skip
+    ) -> tuple[int, str, bytes]:
         if old > head.size:
             return 400, "text/plain", b"the old size is larger than the new one\n"
         watching.check(checkpoint)  # before anything is said about what was seen

@@ -99,9 +99,18 @@ def timeline(marks: Marks, frame: Frame = WIDE) -> Markup | None:
         '<svg class="chart {}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-labelledby="{}-t {}-d">'
         '<title id="{}-t">{}</title><desc id="{}-d">{}</desc><defs>{}</defs>{}</svg>'
     ).format(
-        frame.name, frame.width, panels[-1].bottom + 40, name, name, name, marks.plain(word("charts")),
-        name, marks.plain(described(marks)), _patterns(frame), Markup("").join(parts),
-    )  # fmt: skip
+        frame.name,
+        frame.width,
+        panels[-1].bottom + 40,
+        name,
+        name,
+        name,
+        marks.plain(word("charts")),
+        name,
+        marks.plain(described(marks)),
+        _patterns(frame),
+        Markup("").join(parts),
+    )
 
 
 def described(marks: Marks) -> dict[str, str]:
@@ -245,10 +254,22 @@ def _title(c: Canvas, y: float, title: str, keys: Sequence[tuple[str, str]]) -> 
     for n, (style, name) in enumerate(keys):
         at = x + n * step
         if style in {"p50", "p99", "offered"}:
-            out.append(Markup('<path class="line {}" d="M{:.1f} {:.1f}h18"/>').format(style, at - 5, line - 4))  # fmt: skip
+            out.append(
+                Markup('<path class="line {}" d="M{:.1f} {:.1f}h18"/>').format(
+                    style, at - 5, line - 4
+                )
+            )
         else:
-            fill = Markup('fill="url(#away-{})"').format(f.name) if style == "away" else _fill(c, style)  # fmt: skip
-            out.append(Markup('<rect {} x="{:.1f}" y="{:.1f}" width="12" height="12"/>').format(fill, at, line - 10))  # fmt: skip
+            fill = (
+                Markup('fill="url(#away-{})"').format(f.name)
+                if style == "away"
+                else _fill(c, style)
+            )
+            out.append(
+                Markup('<rect {} x="{:.1f}" y="{:.1f}" width="12" height="12"/>').format(
+                    fill, at, line - 10
+                )
+            )
         out.append(c.marks.svg(word(name), at + 17, line, "small"))
     return Markup("").join(out)
 
@@ -326,7 +347,11 @@ def _markers(c: Canvas, panels: Sequence[Panel]) -> Markup:
         out.append(Markup('<path class="mark {}" d="{}"/>').format(style, path))
         left = x > c.frame.left + 0.7 * (c.edge - c.frame.left)  # no room to the right
         told = {k: f"{v} {t:.2f} s" if t else v for k, v in word(style).items()}
-        out.append(c.marks.svg(told, x - 5 if left else x + 5, y + 4, f"small {style}{' end' if left else ''}"))  # fmt: skip
+        out.append(
+            c.marks.svg(
+                told, x - 5 if left else x + 5, y + 4, f"small {style}{' end' if left else ''}"
+            )
+        )
     return Markup("").join(out)
 
 

@@ -52,8 +52,17 @@ def lab(tmp_path: Path) -> LabPlan:
 
 def test_from_each_site_there_is_a_way_to_every_kind_of_door(lab: LabPlan) -> None:
     access = provision.access_of(lab, three_sites())
-    wanted = {"vault: gRPC", "vault: S3", "store: gate of the copies", "etcd: clients",
-              "etcd: members", "Patroni", "PostgreSQL", "exporter", "local sockets"}  # fmt: skip
+    wanted = {
+        "vault: gRPC",
+        "vault: S3",
+        "store: gate of the copies",
+        "etcd: clients",
+        "etcd: members",
+        "Patroni",
+        "PostgreSQL",
+        "exporter",
+        "local sockets",
+    }
     for site in access.sites:
         doors = doors_from(access, site)
         assert wanted <= {d["door"] for d in doors}
@@ -118,9 +127,9 @@ def test_he_is_let_in_where_his_key_fits_and_nowhere_else(
         )
         doors = [{"door": "d", "kind": "https", "address": "127.0.0.1", "port": port}]
         clock = SimClock()
-        return trespass(
-            thief, doors, duration=timedelta(seconds=20), per_second=1, clock=clock
-        )["d"]  # fmt: skip
+        return trespass(thief, doors, duration=timedelta(seconds=20), per_second=1, clock=clock)[
+            "d"
+        ]
 
     assert counts("operator/exporter.pem", door)[MANAGED] > 5
     assert counts("site-a/healthcode.pem", door) == {REFUSED: 20}

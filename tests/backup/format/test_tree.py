@@ -167,6 +167,12 @@ def test_what_no_system_call_takes_is_damage_and_names_its_entry(
 
 
 def test_a_key_of_a_bucket_may_be_anything() -> None:
-    made = Node(path=b"a\0b", type=Type.MARKER, mode=0, mtime_ns=0, object=Object(version=None, etag="", latest=True))  # fmt: skip
+    made = Node(
+        path=b"a\0b",
+        type=Type.MARKER,
+        mode=0,
+        mtime_ns=0,
+        object=Object(version=None, etag="", latest=True),
+    )
 
     assert list(tree.decode(tree.encode(made))) == [made]

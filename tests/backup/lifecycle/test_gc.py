@@ -120,9 +120,16 @@ def test_what_only_a_forgotten_snapshot_needed_is_gone_after_two_days(world: Wor
     assert not list(world.store.list("marks/")), "the mark goes last"
     assert not list(world.store.list("runs/"))
     assert world.mark() == Marked(
-        dead=0, dead_bytes=0, orphans=0, repacked=0, repacked_bytes=0, moved_bytes=0, young=0,
-        marks=0, segments=0,
-    )  # fmt: skip
+        dead=0,
+        dead_bytes=0,
+        orphans=0,
+        repacked=0,
+        repacked_bytes=0,
+        moved_bytes=0,
+        young=0,
+        marks=0,
+        segments=0,
+    )
 
 
 def test_packs_that_are_mostly_dead_are_packed_anew(world: World) -> None:

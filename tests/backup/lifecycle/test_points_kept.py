@@ -54,10 +54,18 @@ class Vault:
         try:
             return writer.commit(
                 Content(
-                    kind=kind, label=label, host="h", started=now, finished=now, tree=(),
-                    entries=0, size_bytes=0, complete=True, facts=facts,
+                    kind=kind,
+                    label=label,
+                    host="h",
+                    started=now,
+                    finished=now,
+                    tree=(),
+                    entries=0,
+                    size_bytes=0,
+                    complete=True,
+                    facts=facts,
                 )
-            )  # fmt: skip
+            )
         finally:
             writer.close()
 
@@ -72,15 +80,24 @@ class Vault:
     def point(self, name: str, base: Snapshot, *bound: Snapshot) -> Snapshot:
         def tie(one: Snapshot) -> dict[str, object]:
             return {
-                "sequence": one.sequence, "digest": one.digest,
-                "kind": one.content.kind, "source": "", "versions": None,
-            }  # fmt: skip
+                "sequence": one.sequence,
+                "digest": one.digest,
+                "kind": one.content.kind,
+                "source": "",
+                "versions": None,
+            }
 
         facts = {
-            "name": name, "at": self.clock.now().isoformat(), "system_identifier": str(SYSTEM),
-            "timeline": 1, "lsn": "0/9000000", "quiet": False, "counted": None,
-            "base": tie(base), "bound": [tie(b) for b in bound],
-        }  # fmt: skip
+            "name": name,
+            "at": self.clock.now().isoformat(),
+            "system_identifier": str(SYSTEM),
+            "timeline": 1,
+            "lsn": "0/9000000",
+            "quiet": False,
+            "counted": None,
+            "base": tie(base),
+            "bound": [tie(b) for b in bound],
+        }
         return self.commit(consistency_point.KIND, name, facts)
 
     def log(self, *segments: int) -> None:

@@ -67,8 +67,10 @@ def test_no_two_people_of_one_area_and_year_become_one() -> None:
     """365 days by 1000 sequences: all of the days of one year, a twentieth of the sequences."""
     first = date(1990, 1, 1)
     firsts = [
-        f"450102{first + timedelta(days=d):%Y%m%d}{s:03d}" for d in range(365) for s in range(0, 100, 2)
-    ]  # fmt: skip
+        f"450102{first + timedelta(days=d):%Y%m%d}{s:03d}"
+        for d in range(365)
+        for s in range(0, 100, 2)
+    ]
     assert len({FORMS.identity(f + identity_check(f)) for f in firsts}) == len(firsts)
 
 
@@ -182,9 +184,16 @@ def test_more_areas_than_there_are_free_ones_is_refused() -> None:
 def held(kind: str = "postgres") -> Snapshot:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     content = Content(
-        kind=kind, label="", host="h", started=at, finished=at, tree=(), entries=0, size_bytes=0,
+        kind=kind,
+        label="",
+        host="h",
+        started=at,
+        finished=at,
+        tree=(),
+        entries=0,
+        size_bytes=0,
         complete=True,
-    )  # fmt: skip
+    )
     return Snapshot(sequence=3, digest="ab", previous="", content=content)
 
 
@@ -200,9 +209,15 @@ def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def leave(one: Snapshot, *, until: timedelta = timedelta(hours=1)) -> bytes:
     return authorisation.sign(
-        one, repository=b"r", tables=["population.public.person"], person="p", purpose="w",
-        since=NOW, until=NOW + until, key=OURS,
-    )  # fmt: skip
+        one,
+        repository=b"r",
+        tables=["population.public.person"],
+        person="p",
+        purpose="w",
+        since=NOW,
+        until=NOW + until,
+        key=OURS,
+    )
 
 
 def test_leave_holds_for_its_snapshot_its_time_and_its_signer_alone() -> None:
@@ -261,9 +276,14 @@ def col(
 ) -> Column:
     database, schema, table, name = path.split(".")
     return Column(
-        database=database, schema=schema, table=table, name=name, category=category, type=type_,
+        database=database,
+        schema=schema,
+        table=table,
+        name=name,
+        category=category,
+        type=type_,
         personal=personal,
-    )  # fmt: skip
+    )
 
 
 def test_what_nobody_classified_is_never_let_through() -> None:
@@ -288,11 +308,20 @@ def test_what_nobody_classified_is_never_let_through() -> None:
 @pytest.mark.parametrize(
     ("category", "type_"),
     [
-        ("N", "bigint"), ("N", "numeric"), ("N", "numeric(18,2)"), ("N", "numeric(11,0)"), ("N", "double precision"),
-        ("N", "money"), ("N", "public.telephone"), ("D", "date"), ("D", "timestamp(3) without time zone"),
-        ("D", "timestamp with time zone"), ("R", "daterange"), ("R", "int8range"),
+        ("N", "bigint"),
+        ("N", "numeric"),
+        ("N", "numeric(18,2)"),
+        ("N", "numeric(11,0)"),
+        ("N", "double precision"),
+        ("N", "money"),
+        ("N", "public.telephone"),
+        ("D", "date"),
+        ("D", "timestamp(3) without time zone"),
+        ("D", "timestamp with time zone"),
+        ("R", "daterange"),
+        ("R", "int8range"),
     ],
-)  # fmt: skip
+)
 def test_a_number_as_wide_as_a_telephones_or_a_date_is_not_harmless_for_being_no_text(
     category: str, type_: str
 ) -> None:
@@ -307,11 +336,19 @@ def test_a_number_as_wide_as_a_telephones_or_a_date_is_not_harmless_for_being_no
 @pytest.mark.parametrize(
     ("category", "type_"),
     [
-        ("N", "smallint"), ("N", "integer"), ("N", "real"), ("N", "numeric(9,6)"), ("N", "numeric(12,2)"),
-        ("B", "boolean"), ("E", "public.colour"), ("D", "time without time zone"),
-        ("D", "time(3) without time zone"), ("R", "int4range"), ("T", "interval day to second"),
+        ("N", "smallint"),
+        ("N", "integer"),
+        ("N", "real"),
+        ("N", "numeric(9,6)"),
+        ("N", "numeric(12,2)"),
+        ("B", "boolean"),
+        ("E", "public.colour"),
+        ("D", "time without time zone"),
+        ("D", "time(3) without time zone"),
+        ("R", "int4range"),
+        ("T", "interval day to second"),
     ],
-)  # fmt: skip
+)
 def test_what_no_telephone_and_no_date_fits_into_needs_no_rule(category: str, type_: str) -> None:
     there = col("crm.public.customer.order_id", category=category, type_=type_)
     assert not decide([there], RULES).unclassified
@@ -326,8 +363,13 @@ def test_leave_for_everything_is_not_leave_for_biometrics() -> None:
 def test_rules_of_ones_own_come_first_and_have_a_form() -> None:
     mine = parse([{"column": "crm.*.customer.nickname", "treat": "name"}])
     assert not decide([col("crm.public.customer.nickname")], (*mine, *RULES)).unclassified
-    for wrong in ({}, [{"column": "a"}], [{"column": "a", "treat": "x"}],
-                  [{"column": "a", "treat": "born"}], [{"column": "a", "treat": "name", "so": "1"}]):  # fmt: skip
+    for wrong in (
+        {},
+        [{"column": "a"}],
+        [{"column": "a", "treat": "x"}],
+        [{"column": "a", "treat": "born"}],
+        [{"column": "a", "treat": "name", "so": "1"}],
+    ):
         with pytest.raises(Usage):
             parse(wrong)
 
@@ -343,8 +385,11 @@ def test_originals_are_found_in_rows_json_and_bytes_and_nothing_else_is(tmp_path
     assert len(known) == 3
 
     for text in (
-        f'(1,"{{""id"": ""{number}""}}")', "(13812345678)", "(a,欧阳明,b)", "电话:１３８１２３４５６７８",
-    ):  # fmt: skip
+        f'(1,"{{""id"": ""{number}""}}")',
+        "(13812345678)",
+        "(a,欧阳明,b)",
+        "电话:１３８１２３４５６７８",
+    ):
         assert survivors([text], known, where="t"), text
     for text in ("(1381234567)", "(欧阳明明)", f"(1{number})", "", "(990001199003070011)"):
         assert survivors([text], known, where="t") == [], text

@@ -88,9 +88,14 @@ def test_a_masked_room_keeps_forms_and_joins_and_nothing_of_the_originals(
     sealed = set(column(server.dsn("population"), "SELECT encode(sealed, 'hex') FROM biometric"))
 
     with restored(
-        vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent(),
-        masking=Masking(key=KEY, rules=(*EXTRA, *RULES)), pages=True,
-    ) as room:  # fmt: skip
+        vault,
+        vault.find("latest"),
+        workdir=directory,
+        clock=CLOCK,
+        progress=Silent(),
+        masking=Masking(key=KEY, rules=(*EXTRA, *RULES)),
+        pages=True,
+    ) as room:
         masked = column(room.dsn("population"), PERSONS)
         assert len(masked) == len(persons) and not set(masked) & set(persons)
         assert [why_not_identity(m) for m in masked if why_not_identity(m)] == []
@@ -128,8 +133,10 @@ def test_a_column_that_nobody_classified_ends_it_before_anything_is_changed(
     with pytest.raises(Refused, match=r"postgres\.public\.customer\.note"):
         mask_room(
             lambda database="postgres": server.dsn(database, user="postgres"),
-            Masking(key=KEY), directory=directory, progress=Silent(),
-        )  # fmt: skip
+            Masking(key=KEY),
+            directory=directory,
+            progress=Silent(),
+        )
 
     assert column(server.dsn("population"), PERSONS) == before
 
@@ -141,10 +148,14 @@ def test_an_original_that_a_wrong_rule_leaves_is_found_and_the_room_stays_closed
     with (
         pytest.raises(Damage, match=r"number in health_code.public.person_code.*closed") as found,
         restored(
-            vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent(),
+            vault,
+            vault.find("latest"),
+            workdir=directory,
+            clock=CLOCK,
+            progress=Silent(),
             masking=Masking(key=KEY, rules=(wrong, *EXTRA, *RULES)),
         ),
-    ):  # fmt: skip
+    ):
         pytest.fail("it was opened")
     assert "99000" not in found.value.message, "where, never what"
 
@@ -158,19 +169,28 @@ def test_leave_for_one_table_shows_it_and_never_a_biometric(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     leave = authorisation.sign(
-        one, repository=vault.config.repository, person="张三", purpose="case 12", key=key,
+        one,
+        repository=vault.config.repository,
+        person="张三",
+        purpose="case 12",
+        key=key,
         tables=["population.public.person", "population.public.biometric"],
-        since=CLOCK.now() - timedelta(minutes=1), until=CLOCK.now() + timedelta(hours=1),
-    )  # fmt: skip
+        since=CLOCK.now() - timedelta(minutes=1),
+        until=CLOCK.now() + timedelta(hours=1),
+    )
     checked = authorisation.checked(
         leave, one, repository=vault.config.repository, trusted=[pem], now=CLOCK.now()
     )
     sealed = set(column(server.dsn("population"), "SELECT encode(sealed, 'hex') FROM biometric"))
 
     with restored(
-        vault, one, workdir=directory, clock=CLOCK, progress=Silent(),
+        vault,
+        one,
+        workdir=directory,
+        clock=CLOCK,
+        progress=Silent(),
         masking=Masking(key=KEY, rules=(*EXTRA, *RULES), authorisation=checked),
-    ) as room:  # fmt: skip
+    ) as room:
         here = "SELECT encode(sealed, 'hex') FROM biometric"
         assert column(room.dsn("population"), PERSONS) == column(server.dsn("population"), PERSONS)
         assert not sealed & set(column(room.dsn("population"), here))
@@ -219,8 +239,10 @@ def run_all(server: Loopback, *statements: str) -> None:
 def mask_derived(server: Loopback, directory: Path) -> None:
     mask_room(
         lambda database="postgres": server.dsn(database, user="postgres"),
-        CLIENT, directory=directory, progress=Silent(),
-    )  # fmt: skip
+        CLIENT,
+        directory=directory,
+        progress=Silent(),
+    )
 
 
 def sampled(server: Loopback) -> str:

@@ -74,9 +74,14 @@ def test_a_side_that_is_not_in_order_is_damage_and_not_a_wrong_answer() -> None:
 
 def mark(*, quiet: bool) -> points.NamedMoment:
     return points.NamedMoment(
-        name="p", at=datetime(2026, 1, 1, tzinfo=UTC), system=7, timeline=1, lsn="0/3000100", quiet=quiet,
+        name="p",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        system=7,
+        timeline=1,
+        lsn="0/3000100",
+        quiet=quiet,
         counted={"d": {"public.t": TableFacts(rows=1, checksum="x")}},
-    )  # fmt: skip
+    )
 
 
 def test_counts_that_somebody_wrote_over_prove_nothing_and_say_so() -> None:
@@ -168,9 +173,13 @@ def test_a_point_brings_back_rows_and_objects_that_belong_together_or_names_thos
         def room(name: str) -> tuple[list[dangling.Dangling], list[bool | None]]:
             repo, _, found = point_checks.find_point(vaults[::-1], name)
             with restored(
-                repo, point_checks.bound_snapshot(repo, found, found.base), workdir=directory, clock=CLOCK,
-                progress=Silent(), target=Target(how="name", value=name, timeline=found.mark.timeline),
-            ) as inside:  # fmt: skip
+                repo,
+                point_checks.bound_snapshot(repo, found, found.base),
+                workdir=directory,
+                clock=CLOCK,
+                progress=Silent(),
+                target=Target(how="name", value=name, timeline=found.mark.timeline),
+            ) as inside:
                 now = {d: table_facts(inside.dsn(d)) for d in databases(inside.dsn())}
                 checks = point_checks.checks(found.mark, inside.recovered, now)
                 asked = dangling.answerable(found)

@@ -95,8 +95,12 @@ def test_what_is_no_lsn_is_refused(text: str) -> None:
 
 def done(**changed: object) -> Recovered:
     facts: dict[str, object] = {
-        "lsn": "0/4000000", "timeline": 2, "promoted": True, "last_commit": END, "stopped": "recovery stopping x",
-    }  # fmt: skip
+        "lsn": "0/4000000",
+        "timeline": 2,
+        "promoted": True,
+        "last_commit": END,
+        "stopped": "recovery stopping x",
+    }
     return Recovered(**{**facts, **changed})  # type: ignore[arg-type]
 
 
@@ -268,9 +272,14 @@ def test_what_is_kept_is_the_database_as_of_the_moment_and_not_as_of_the_backup(
         account = "postgres" if os.geteuid() == 0 else None
         row = subprocess.run(
             [BIN / "postgres", "--single", "-D", kept / "data", "population"],
-            input="SELECT n FROM visit\n", user=account, cwd=kept,
-            capture_output=True, text=True, timeout=60, check=True,
-        ).stdout  # fmt: skip
+            input="SELECT n FROM visit\n",
+            user=account,
+            cwd=kept,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
         assert 'n = "1"' in row, "dropped after the moment, made before it, filled after the backup"
         full = past.rehearse("latest", "--to", f"time={past.between}", "--keep", str(kept), code=2)
         assert "is not empty" in str(full["error"])
@@ -294,10 +303,14 @@ def test_the_library_refuses_it_too(past: Past) -> None:
     with (
         pytest.raises(Usage, match="cannot stop at time"),
         restored(
-            past.vault, past.vault.find("1"), target=target, workdir=Path("/var/tmp"),
-            clock=CLOCK, progress=Silent(),
+            past.vault,
+            past.vault.find("1"),
+            target=target,
+            workdir=Path("/var/tmp"),
+            clock=CLOCK,
+            progress=Silent(),
         ),
-    ):  # fmt: skip
+    ):
         pass
 
 

@@ -116,10 +116,22 @@ def pair(directory: Path) -> Iterator[tuple[Member, Member]]:
         os.chown(servers, who.pw_uid, who.pw_gid)
     a, b = Member(servers, 5501), Member(servers, 5502)
     call(
-        [BIN / "initdb", "-D", a.data, "-A", "trust", "-U", "postgres", "-k", "-E", "UTF8",
-         "--locale=C.UTF-8", "-N"],
+        [
+            BIN / "initdb",
+            "-D",
+            a.data,
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-k",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "-N",
+        ],
         servers,
-    )  # fmt: skip
+    )
     with (a.data / "postgresql.conf").open("a") as conf:
         conf.write(
             f"listen_addresses=''\nunix_socket_directories='{servers}'\nport=5501\n"
@@ -133,10 +145,25 @@ def pair(directory: Path) -> Iterator[tuple[Member, Member]]:
         a.sql("CREATE TABLE sample (key text PRIMARY KEY, person text)")
         a.sql("INSERT INTO sample SELECT 'k' || n, md5(n::text) FROM generate_series(1, 2000) n")
         call(
-            [BIN / "pg_basebackup", "-h", servers, "-p", 5501, "-U", "postgres", "-D", b.data,
-             "-R", "-c", "fast", "-X", "stream", "-N"],
+            [
+                BIN / "pg_basebackup",
+                "-h",
+                servers,
+                "-p",
+                5501,
+                "-U",
+                "postgres",
+                "-D",
+                b.data,
+                "-R",
+                "-c",
+                "fast",
+                "-X",
+                "stream",
+                "-N",
+            ],
             servers,
-        )  # fmt: skip
+        )
         with (b.data / "postgresql.conf").open("a") as conf:
             conf.write("port=5502\n")
         undo.callback(b.stop)
@@ -293,9 +320,14 @@ def test_a_paused_room_shows_the_moment_and_writes_nothing(
     Archive(vault, system(a)).put(data, epoch=1, timeline=timeline, segment=segment)
 
     with restored(
-        vault, vault.find("latest"), workdir=directory, clock=CLOCK, progress=Silent(),
-        target=Target.parse("name=look", action=Action.PAUSE), pages=True,
-    ) as room:  # fmt: skip
+        vault,
+        vault.find("latest"),
+        workdir=directory,
+        clock=CLOCK,
+        progress=Silent(),
+        target=Target.parse("name=look", action=Action.PAUSE),
+        pages=True,
+    ) as room:
         assert room.recovered is not None and not room.recovered.promoted
         assert room.timeline == 1
         assert list(missing_ids(room.dsn(), "sample", "key", ["seen", "not yet"])) == ["not yet"]
@@ -362,7 +394,9 @@ def test_a_hole_in_the_archive_is_said_and_not_taken_for_the_end(
         return str(lsn), str(segment)
 
     # The form of the manual; microseconds, or the second's begin may lie before the backup's end.
-    (early,) = a.sql("""SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')""")[0]  # fmt: skip
+    (early,) = a.sql(
+        """SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+    )[0]
     before, lost, after = point("before"), point("lost"), point("after")
     for _, name in (before, after):
         timeline, segment = parse_segment(name)
@@ -373,11 +407,15 @@ def test_a_hole_in_the_archive_is_said_and_not_taken_for_the_end(
     def rows(target: str) -> set[object]:
         with (
             restored(
-                vault, vault.find("latest"), target=Target.parse(target), workdir=directory,
-                clock=CLOCK, progress=Silent(),
+                vault,
+                vault.find("latest"),
+                target=Target.parse(target),
+                workdir=directory,
+                clock=CLOCK,
+                progress=Silent(),
             ) as room,
             psycopg.connect(room.dsn()) as inside,
-        ):  # fmt: skip
+        ):
             keys = "('before', 'lost', 'after')"
             found = inside.execute(f"SELECT key FROM sample WHERE key IN {keys}".encode())
             return {key for (key,) in found}
@@ -398,9 +436,13 @@ def test_another_cluster_behind_the_same_doors_ends_the_archiver(
     vault = make()
     heard: list[WalStatus] = []
     with WalArchiver(
-        conninfo=a.conninfo(), password=None, repositories=[vault], spool=directory / "spool",
-        clock=CLOCK, system=system(a) + 1,
-    ) as wal:  # fmt: skip
+        conninfo=a.conninfo(),
+        password=None,
+        repositories=[vault],
+        spool=directory / "spool",
+        clock=CLOCK,
+        system=system(a) + 1,
+    ) as wal:
         with pytest.raises(Refused, match="another cluster"):
             wal.run(threading.Event(), told=heard.append)
         assert not heard[-1].receiving

@@ -18,9 +18,17 @@ from zaibei.kernel.errors import Damage, ToolFailed, Usage
 def snapshot(kind: str, **facts: object) -> Snapshot:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     content = Content(
-        kind=kind, label="", host="h", started=at, finished=at, tree=(), entries=0, size_bytes=0,
-        complete=True, facts=facts,
-    )  # fmt: skip
+        kind=kind,
+        label="",
+        host="h",
+        started=at,
+        finished=at,
+        tree=(),
+        entries=0,
+        size_bytes=0,
+        complete=True,
+        facts=facts,
+    )
     return Snapshot(sequence=1, digest="", previous=None, content=content)
 
 

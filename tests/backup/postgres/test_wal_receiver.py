@@ -45,7 +45,10 @@ def no_slot(server: Loopback) -> Iterator[None]:
 
 def _dropped(server: Loopback) -> str | None:
     try:
-        sql(server, f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}'")  # fmt: skip
+        sql(
+            server,
+            f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}'",
+        )
     except psycopg.errors.ObjectInUse as held:
         return str(held)
     return None
@@ -74,9 +77,12 @@ def archiving(server: Loopback, repo: Repository, where: Path) -> Iterator[list[
     told: list[WalStatus] = []
     stop = threading.Event()
     with WalArchiver(
-        conninfo=server.dsn("postgres", "postgres"), password=None, repositories=[repo],
-        spool=where, clock=CLOCK,
-    ) as wal:  # fmt: skip
+        conninfo=server.dsn("postgres", "postgres"),
+        password=None,
+        repositories=[repo],
+        spool=where,
+        clock=CLOCK,
+    ) as wal:
         thread = threading.Thread(target=wal.run, args=(stop,), kwargs={"told": told.append})
         thread.start()
         try:
@@ -227,7 +233,11 @@ def test_padding_is_removed_and_data_is_kept_until_every_vault_has_it(tmp_path: 
 
     said = spool.set_right(tmp_path, now=now)
 
-    assert [line.partition(":")[0] for line in said] == [f"{names[0]}{PARTIAL}", f"{names[1]}{PARTIAL}", names[3]]  # fmt: skip
+    assert [line.partition(":")[0] for line in said] == [
+        f"{names[0]}{PARTIAL}",
+        f"{names[1]}{PARTIAL}",
+        names[3],
+    ]
     assert sorted(p.name for p in tmp_path.glob("torn-*/*")) == [f"{names[1]}{PARTIAL}", names[3]]
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
         f"{names[2]}{PARTIAL}",

@@ -225,7 +225,12 @@ def test_a_clock_that_was_a_year_ahead_does_not_stop_backups_for_a_year() -> Non
 
 def test_what_was_done_under_a_wrong_clock_is_forgotten_and_the_job_can_be_overdue_again() -> None:
     job, year = nightly(), at("2027-03-05T02:30")
-    told = State(settled=year, done=year, done_at=year, notes=(plan.Note(slot=year, outcome="done", at=year),))  # fmt: skip
+    told = State(
+        settled=year,
+        done=year,
+        done_at=year,
+        notes=(plan.Note(slot=year, outcome="done", at=year),),
+    )
     told, _ = one(job, told, at("2026-03-05T01:00"))
     assert (told.done, told.done_at) == (None, None)
     assert "done until 2027-03-05" in told.notes[-1].why

@@ -281,9 +281,12 @@ def test_nothing_is_shipped_while_nobody_says_whose_it_is(
 ) -> None:
     (spool / segment_name(1, 3)).write_bytes(segment_of(OURS))
     wal = WalArchiver(
-        conninfo=f"host={spool} port=1", password=None, repositories=[repo], spool=spool.parent,
+        conninfo=f"host={spool} port=1",
+        password=None,
+        repositories=[repo],
+        spool=spool.parent,
         clock=clock,
-    )  # fmt: skip
+    )
     with wal:
         wal.poll()
 

@@ -144,8 +144,17 @@ def test_a_flipped_bit_in_any_object_is_damage_and_never_wrong_bytes(
             store.corrupt(stat.key, whole)
     # `epochs` are of a rotation, `resealed` of what follows it.
     assert kinds.keys() == {
-        "config", "keys", "packs", "index", "snapshots", "wal", "forgets", "marks", "runs", "revoked"
-    }  # fmt: skip
+        "config",
+        "keys",
+        "packs",
+        "index",
+        "snapshots",
+        "wal",
+        "forgets",
+        "marks",
+        "runs",
+        "revoked",
+    }
     assert not verify(made, Level.FULL, rng=rng, progress=Silent()).damage, "the walk left damage"
 
 

@@ -97,10 +97,18 @@ def table(found: dict[str, list[dict[str, Any]]]) -> None:
 
     for name, all_ in found.items():
         drawn = Table(title=Text(name), title_justify="left", box=None, pad_edge=False)
-        for column, justify in (("#", "right"), ("finished", "left"), ("kind", "left"),
-                                ("label", "left"), ("host", "left"), ("tags", "left"),
-                                ("paths", "left"), ("entries", "right"),
-                                ("size", "right"), ("", "left")):  # fmt: skip
+        for column, justify in (
+            ("#", "right"),
+            ("finished", "left"),
+            ("kind", "left"),
+            ("label", "left"),
+            ("host", "left"),
+            ("tags", "left"),
+            ("paths", "left"),
+            ("entries", "right"),
+            ("size", "right"),
+            ("", "left"),
+        ):
             drawn.add_column(column, justify=justify)  # type: ignore[arg-type]
         for s in all_:
             drawn.add_row(
