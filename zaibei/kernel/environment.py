@@ -119,7 +119,7 @@ def of_our_own() -> dict[str, str]:
     }
 
 
-def check() -> list[str]:
+def check(*, state_needed: bool = True) -> list[str]:
     """Raises Usage for a value of ours that means nothing, and for a name that is nearly one of ours.
 
     Returns the names that begin like ours and are none: secrets of a stack.yaml may be called so.
@@ -127,7 +127,8 @@ def check() -> list[str]:
     level = os.environ.get("ZAIBEI_LOG", "")
     if level and level.lower() not in LOG_LEVELS:
         raise Usage(f"ZAIBEI_LOG={level}: not a level", hint=_meant(level.lower(), LOG_LEVELS))
-    _demand_a_folder("ZAIBEI_STATE")
+    if state_needed:
+        demand_state_folder()
     unknown = []
     for name in sorted(n for n in os.environ if n.startswith(_PREFIX) and n not in OURS):
         if name.startswith(_OTHERS_OF_OURS):
@@ -138,8 +139,12 @@ def check() -> list[str]:
     return unknown
 
 
-def _demand_a_folder(name: str) -> None:
-    """Raises Usage for a path at which nothing can be kept: every record would read as one that is not there yet."""
+def demand_state_folder() -> None:
+    """Raises Usage for a ZAIBEI_STATE at which nothing can be kept: every record would read as one that is not there yet.
+
+    Not asked of backups and restores: these work without their memory, and say what they miss.
+    """
+    name = "ZAIBEI_STATE"
     if not (path := os.environ.get(name)):
         return
     try:

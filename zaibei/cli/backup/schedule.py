@@ -19,6 +19,7 @@ from zaibei.cli.backup.sources import (
     source_of,
 )
 from zaibei.cli.console import Lines, emit_line, talk
+from zaibei.kernel.environment import demand_state_folder
 from zaibei.kernel.errors import Usage
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 group = typer.Typer(no_args_is_help=True, help="Backups at their time.")
 app.add_typer(group, name="schedule")
+
+
+@group.callback()
+def _with_its_records() -> None:
+    with told():
+        demand_state_folder()
+
+
 Name = Annotated[str, typer.Argument(help="The job's name.")]
 
 

@@ -115,7 +115,7 @@ def opening(
 def settle_environment() -> None:
     """What other tools are told by variables is no business of ours; what we are told must mean something."""
     with told():
-        for name in environment.check():
+        for name in environment.check(state_needed=False):
             talk.print(f"note: {name} is no variable of zaibei", markup=False, soft_wrap=True)
     environment.forget_ambient()
 
